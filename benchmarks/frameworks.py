@@ -1,0 +1,146 @@
+"""The same model, data and optimiser in Lightning and in Accelerate, and in train.py.
+
+Lightning's Trainer has its defaults (progress bar, CSV log, checkpoint); both have the usual
+DataLoader over tensors. Seconds an epoch, from runs of two lengths, so that setting up is not in.
+"""
+
+import os
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+
+import lightning
+import torch
+from accelerate import Accelerator
+from common import generate, interleaved, machine, pictures
+from lightning.pytorch.loggers import CSVLogger
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+generate()
+import train
+
+warnings.filterwarnings("ignore")
+os.environ["ACCELERATE_USE_CPU"] = "true"
+SHORT, LONG = 1, 4
+
+
+def load(dataset: str):
+    """Return config, options and splits."""
+    batch = "64" if dataset == "digits" else "128"
+    config, options = train.configuration.parse_arguments(
+        ["--batch-size", batch, "--no-augment", "--runs-dir", tempfile.mkdtemp()]
+    )
+    config = replace(config, device="cpu")
+    splits = train.load_splits(config, options)
+    if dataset != "digits":
+        pixels, labels = pictures(10_000)
+        validation = train.Split(labels[:1000], pixels[:1000])
+        splits = replace(splits, train=train.Split(labels, pixels), validation=validation)
+    return config, options, splits
+
+
+def loaders(config, splits):
+    """Return the usual DataLoaders over normalised tensors."""
+    normalise = train.TrainingBatches.__init__.__globals__["normalise"]
+    sets = [
+        TensorDataset(normalise(split.pixels, *splits.statistics), split.labels)
+        for split in (splits.train, splits.validation)
+    ]
+    return (
+        DataLoader(sets[0], config.batch_size, shuffle=True, drop_last=True),
+        DataLoader(sets[1], 500),
+    )
+
+
+class Module(lightning.LightningModule):
+    """The model as Lightning wants it."""
+
+    def __init__(self, config, splits):
+        super().__init__()
+        self.config = config
+        self.model = train.build_model(config.model, splits.input_shape, 10)
+
+    def training_step(self, batch, _):
+        logits = self.model(batch[0])
+        loss = functional.cross_entropy(logits, batch[1])
+        self.log_dict({"loss": loss, "accuracy": (logits.argmax(1) == batch[1]).float().mean()})
+        return loss
+
+    def validation_step(self, batch, _):
+        logits = self.model(batch[0])
+        self.log("validation_loss", functional.cross_entropy(logits, batch[1]))
+        self.log("validation_accuracy", (logits.argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), self.config.learning_rate, fused=True)
+
+
+def with_lightning(config, splits, epochs):
+    """Train by Lightning's Trainer."""
+    folder = tempfile.mkdtemp()
+    trainer = lightning.Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=folder, logger=CSVLogger(folder),
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(Module(config, splits), *loaders(config, splits))
+
+
+def with_accelerate(config, splits, epochs):
+    """Train by Accelerate's prepared objects and a plain loop."""
+    accelerator = Accelerator(cpu=True)
+    model = train.build_model(config.model, splits.input_shape, 10)
+    optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, fused=True)
+    model, optimizer, *both = accelerator.prepare(model, optimizer, *loaders(config, splits))
+    for _ in range(epochs):
+        model.train()
+        for images, labels in both[0]:
+            loss = functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+        model.eval()
+        with torch.inference_mode():
+            for images, labels in both[1]:
+                functional.cross_entropy(model(images), labels).item()
+
+
+def with_ours(config, options, splits, epochs):
+    """Train by train.py's own loop."""
+    run = train.Training(
+        replace(config, epochs=epochs),
+        options,
+        splits,
+        train.join_world("cpu"),
+        train.StopSignals(),
+    )
+    run.begin([])
+    run.fit()
+
+
+def per_epoch(fit) -> float:
+    """Return the seconds that each further epoch takes."""
+    times = []
+    for epochs in (SHORT, LONG):
+        started = time.perf_counter()
+        fit(epochs)
+        times.append(time.perf_counter() - started)
+    return (times[1] - times[0]) / (LONG - SHORT)
+
+
+print(machine())
+for dataset in ("digits", "pictures"):
+    config, options, splits = load(dataset)
+    train.seeding.make_repeatable(config.deterministic, 1)
+    fits = {
+        "ours": lambda n: with_ours(config, options, splits, n),
+        "lightning": lambda n: with_lightning(config, splits, n),
+        "accelerate": lambda n: with_accelerate(config, splits, n),
+    }
+    medians = interleaved({name: lambda fit=fit: per_epoch(fit) for name, fit in fits.items()})
+    shown = "; ".join(
+        f"{name} {seconds:.3f} s, {seconds / medians['ours']:.2f} times"
+        for name, seconds in medians.items()
+    )
+    print(f"{dataset}, an epoch: {shown}")

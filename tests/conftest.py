@@ -1,0 +1,133 @@
+"""Bakes projects and uses them as people do: by their commands, files and exit codes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from cookiecutter.main import cookiecutter
+
+TEMPLATE = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Project:
+    """A generated project and the commands that its user types."""
+
+    root: Path
+
+    @property
+    def package(self) -> str:
+        """The import name of its package."""
+        return next((self.root / "src").glob("*/lab")).parent.name
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment in which the project's own code is imported."""
+        return {
+            **os.environ,
+            "PYTHONPATH": str(self.root / "src"),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_AUTHOR_NAME": "Ada",
+            "GIT_AUTHOR_EMAIL": "ada@example.org",
+            "GIT_COMMITTER_NAME": "Ada",
+            "GIT_COMMITTER_EMAIL": "ada@example.org",
+        }
+
+    def run(self, *argv, check=False, cwd=None, env=None, timeout=600, **options):
+        """Run a program in the project."""
+        done = subprocess.run(
+            [str(part) for part in argv],
+            cwd=cwd or self.root,
+            env={**self.env, **(env or {})},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+            **options,
+        )
+        if check:
+            assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    def python(self, *arguments, **options):
+        """Run python."""
+        return self.run(sys.executable, *arguments, **options)
+
+    def lab(self, *arguments, **options):
+        """Run `lab`."""
+        return self.python("-m", f"{self.package}.lab.cli", *arguments, **options)
+
+    def train(self, *arguments, **options):
+        """Run `python train.py`."""
+        return self.python(self.root / "train.py", *arguments, **options)
+
+    def git(self, *arguments, check=True, **options):
+        """Run git; unlike the others it must succeed unless told otherwise."""
+        return self.run("git", *arguments, check=check, **options)
+
+    def runs(self) -> list[Path]:
+        """The folders in `runs/`, oldest first."""
+        return sorted(path for path in (self.root / "runs").glob("2*") if path.is_dir())
+
+
+@pytest.fixture(scope="session")
+def bake(tmp_path_factory):
+    """Generate a project from answers."""
+
+    def make(**answers) -> Project:
+        folder = tmp_path_factory.mktemp("bake")
+        made = cookiecutter(
+            str(TEMPLATE),
+            no_input=True,
+            extra_context=answers,
+            output_dir=str(folder),
+            config_file=os.devnull,
+        )
+        return Project(Path(made))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pristine(bake) -> Project:
+    """The default bake; nobody writes to it."""
+    return bake()
+
+
+@pytest.fixture
+def project(pristine, tmp_path) -> Project:
+    """A fresh copy of the default bake, not yet a git repository."""
+    root = tmp_path / pristine.root.name
+    shutil.copytree(pristine.root, root, symlinks=True)
+    return Project(root)
+
+
+def commit_all(project: Project) -> Project:
+    """Make the project a repository with one commit."""
+    project.git("init", "-q", "-b", "main")
+    project.git("add", "-A")
+    project.git("commit", "-q", "-m", "start", "--no-verify")
+    return project
+
+
+@pytest.fixture
+def repository(project) -> Project:
+    """A fresh copy with everything committed, without hooks."""
+    return commit_all(project)
+
+
+@pytest.fixture(scope="session")
+def trained(pristine, tmp_path_factory) -> Project:
+    """A repository with one finished run of two epochs on the digits; nobody writes to it."""
+    root = tmp_path_factory.mktemp("trained") / pristine.root.name
+    shutil.copytree(pristine.root, root, symlinks=True)
+    made = commit_all(Project(root))
+    made.train("--epochs", "2", check=True)
+    return made

@@ -1,0 +1,119 @@
+"""Merging notebooks: disjoint edits together, conflicts in valid JSON, and the way out of them."""
+
+import json
+
+import pytest
+from notebook_pairs import Pair, assert_history_is_clean, commit, copy_of, equipped_copy
+
+
+@pytest.fixture(scope="module")
+def equipped(pristine, tmp_path_factory):
+    return equipped_copy(pristine, tmp_path_factory.mktemp("merge"))
+
+
+@pytest.fixture
+def pair(equipped, tmp_path):
+    return Pair(copy_of(equipped, tmp_path))
+
+
+def edit(pair, old, new):
+    """Edit, run and commit."""
+    pair.edit_py(old, new)
+    pair.sync()
+    pair.execute()
+    commit(pair.project, add=["notebooks"])
+
+
+def branches(pair, theirs, ours):
+    """Edit on a branch and on main."""
+    pair.execute()
+    pair.project.git("add", "-A")
+    pair.project.git("switch", "-q", "-c", "branch")
+    edit(pair, *theirs)
+    pair.project.git("switch", "-q", "main")
+    edit(pair, *ours)
+
+
+@pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
+def test_edits_of_different_cells_are_merged(pair, how):
+    branches(pair, ("first = 1", "first = 11\n\n# %%\nnew = 1"), ("third = 3", "third = 33"))
+    ids = {cell["id"] for cell in pair.read()["cells"]}
+    pair.project.git(how, *(["--no-edit"] if how == "merge" else []), "branch")
+    assert {"first = 11", "new = 1", "third = 33"} <= set(pair.says())
+    assert ids < {cell["id"] for cell in pair.read()["cells"]}
+    assert_history_is_clean(pair.project)
+    assert pair.outputs()["third = 33"] == "run 1: third = 33\n"
+    assert pair.outputs()["first = 11"] == "run 1: first = 11\n"
+    assert pair.project.git("status", "--short").stdout == ""
+
+
+@pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
+def test_a_conflict_leaves_valid_json_and_the_way_out_that_it_names_works(pair, how):
+    branches(pair, ("second = 2", "second = 'theirs'"), ("second = 2", "second = 'ours'"))
+    done = pair.project.git(how, "branch", check=False)
+    assert done.returncode
+    assert f'lab sync; git add "{pair.both[0]}" "{pair.both[1]}"' in done.stdout + done.stderr
+    json.loads(pair.nb.read_text())
+    assert "<<<<<<< " in pair.py.read_text()
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "conflict markers" in refused.stdout
+    text = pair.py.read_text()
+    head, rest = text.split("<<<<<<< ")
+    tail = rest.split(">>>>>>> ")[1].split("\n", 1)[1]
+    pair.py.write_text(f"{head}second = 'both'\n{tail}")
+    pair.sync()
+    pair.project.git("add", *pair.both)
+    if how == "merge":
+        pair.project.git("commit", "-q", "--no-edit")
+    else:
+        pair.project.git("-c", "core.editor=true", how, "--continue")
+    assert "second = 'both'" in pair.says()
+    assert pair.outputs()["third = 3"] == "run 1: third = 3\n"
+    assert_history_is_clean(pair.project)
+
+
+@pytest.mark.parametrize("broken", ["interpreter", "package", "theirs"])
+def test_whatever_fails_in_the_driver_valid_json_is_left(pair, broken):
+    branches(pair, ("first = 1", "first = 11"), ("third = 3", "third = 33"))
+    key = "merge.notebook.driver"
+    driver = pair.project.git("config", key).stdout.strip()
+    if broken == "interpreter":
+        pair.project.git("config", key, "p=/gone/python; exec $p" + driver.split('exec "$p"')[1])
+    if broken == "package":
+        pair.project.git("config", key, driver.replace("lab.cli", "lab.nonesuch"))
+    if broken == "theirs":
+        pair.project.git("switch", "-q", "branch")
+        pair.nb.write_text('{"cells": [')
+        pair.project.git("commit", "-q", "-a", "-m", "broken", "--no-verify")
+        pair.project.git("switch", "-q", "-f", "main")
+    assert pair.project.git("merge", "branch", check=False).returncode
+    assert "third = 33" in ["".join(cell["source"]) for cell in pair.read()["cells"]]
+    pair.sync()
+    pair.project.git("add", *pair.both)
+    pair.project.git("commit", "-q", "--no-edit")
+    assert {"first = 11", "third = 33"} <= set(pair.says())
+    assert_history_is_clean(pair.project)
+
+
+def test_a_notebook_of_another_kernel_is_left_as_on_one_side(pair):
+    nb = {"cells": [], "nbformat": 4, "nbformat_minor": 5}
+    nb["metadata"] = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}
+    path = pair.project.root / "notebooks" / "r.ipynb"
+
+    def write(*sources):
+        cells = [
+            {"cell_type": "code", "id": f"c{n}", "metadata": {}, "source": [source]}
+            | {"outputs": [], "execution_count": None}
+            for n, source in enumerate(sources)
+        ]
+        path.write_text(json.dumps({**nb, "cells": cells}))
+        commit(pair.project, add=["notebooks"], times=1)
+
+    write("a <- 1", "b <- 2", "c <- 3")
+    pair.project.git("switch", "-q", "-c", "branch")
+    write("a <- 11", "b <- 2", "c <- 3")
+    pair.project.git("switch", "-q", "main")
+    write("a <- 1", "b <- 2", "c <- 33")
+    pair.project.git("merge", "branch", check=False)
+    assert "c <- 33" in json.loads(path.read_text())["cells"][2]["source"]

@@ -1,0 +1,124 @@
+"""`lab runs` and `lab compare` over records, whole, half-written, damaged and foreign."""
+
+import json
+import shutil
+
+import pytest
+from made_records import make_record
+
+
+@pytest.fixture
+def runs(repository):
+    """Give the runs of two models over three seeds, an unfinished one and rubbish."""
+    folder = repository.root / "runs"
+    for number in range(6):
+        verdict = {0: "identical", 1: "different", 2: "within tolerance"}.get(number)
+        model = ("simple_cnn", "resnet18")[number // 3]
+        make_record(folder, number, seed=number % 3, model=model, verdict=verdict)
+    make_record(folder, 6, finished=False)
+    (folder / "20260103-foreign").mkdir()
+    (folder / "20260104-half").mkdir()
+    (folder / "20260104-half" / "config.json").write_text('{"dataset": "dig')
+    (folder / "20260105-list").mkdir()
+    (folder / "20260105-list" / "config.json").write_text("[1, 2]")
+    (folder / "note.txt").write_text("a file among the runs")
+    return folder
+
+
+def rows(repository, *options):
+    return json.loads(repository.lab("runs", "--json", *options, check=True).stdout)
+
+
+def test_a_half_written_a_damaged_and_a_foreign_folder_are_named(repository, runs):
+    done = repository.lab("runs", check=True)
+    assert len(list(runs.iterdir())) == 11
+    assert "20260103-foreign: it is no record" in done.stderr
+    states = {row["run"]: row["state"] for row in rows(repository)}
+    assert states["20260104-half"] == states["20260105-list"] == "damaged"
+    assert sorted(states.values()) == ["damaged"] * 2 + ["finished"] * 6 + ["unfinished"]
+
+
+def test_a_torn_last_line_is_dropped(repository, runs):
+    last = min(runs.glob("*-s6-*")) / "metrics.jsonl"
+    last.write_text(last.read_text() + '{"epoch": 9, "train_lo')
+    unfinished = next(row for row in rows(repository) if row["state"] == "unfinished")
+    assert unfinished["epoch"] == 2
+
+
+def test_every_file_of_a_record_may_be_damaged(repository, runs):
+    folder = min(runs.glob("*-s0-*"))
+    for name in ("result.json", "verification.json", "metrics.jsonl", "config.json", "code.json"):
+        for content in (b"", b"{", b"\xff\xfe\x00", b"null", b'"text"', b"[]"):
+            kept = (folder / name).read_bytes()
+            (folder / name).write_bytes(content)
+            done = repository.lab("runs", "--json")
+            assert done.returncode == 0, (name, content, done.stderr)
+            (folder / name).write_bytes(kept)
+
+
+def test_the_table_shows_the_last_verdict(repository, runs):
+    said = repository.lab("runs").stdout
+    assert all(badge in said for badge in ("✓ identical", "✗ different", "≈ within"))
+    assert len(rows(repository)) == len(list(runs.glob("2026*"))) - 1
+
+
+@pytest.mark.usefixtures("runs")
+def test_runs_are_filtered_and_sorted_by_config_and_metric(repository):
+    assert {row["model"] for row in rows(repository, "--where", "model=resnet18")} == {"resnet18"}
+    chosen = rows(repository, "--where", "test_accuracy>=0.93", "--where", "seed<2")
+    assert chosen
+    assert all(row["test_accuracy"] >= 0.93 and row["seed"] < 2 for row in chosen)
+    losses = [row.get("test_loss") for row in rows(repository, "--sort=-test_loss")]
+    known = [loss for loss in losses if loss is not None]
+    assert known == sorted(known, reverse=True)
+    assert losses[len(known) :] == [None] * (len(losses) - len(known))
+    lowest = rows(repository, "--sort", "validation_loss")[0]["validation_loss"]
+    assert lowest == min(row.get("validation_loss", 9) for row in rows(repository))
+    for bad in (("--sort", "accuracy"), ("--where", "accuracy=1"), ("--where", "nonsense")):
+        done = repository.lab("runs", *bad)
+        assert done.returncode == 2
+        assert "lab: " in done.stderr
+
+
+@pytest.mark.usefixtures("runs")
+def test_groups_give_mean_deviation_and_number_of_seeds(repository):
+    groups = rows(repository, "--group")
+    assert [group["seeds"] for group in groups] == [3, 3]
+    values = [row["test_accuracy"] for row in rows(repository, "--where", "model=resnet18")]
+    group = next(group for group in groups if group["model"] == "resnet18")
+    mean = sum(values) / 3
+    assert group["test_accuracy"] == pytest.approx(mean)
+    deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
+    assert group["test_accuracy_sd"] == pytest.approx(deviation)
+
+
+def test_nothing_differs_from_itself_and_differences_come_by_cause(repository, runs):
+    one, *_ = sorted(runs.glob("*-s0-*"))
+    twin = runs / "20260201-000000-digits-simple_cnn-s0-aaaa"
+    shutil.copytree(one, twin)
+    done = repository.lab("compare", one.name, twin.name)
+    assert done.returncode == 0, done.stdout
+    head = repository.git("rev-parse", "HEAD").stdout.strip()
+    empty = {"base": head, "commit": head, "tree": "a"}
+    (one / "code.json").write_text(json.dumps(empty))
+    (twin / "code.json").write_text(json.dumps(empty | {"tree": "b"}))
+    (repository.root / "new.py").write_text("learning = 'fast'\n")
+    repository.git("add", "-A", "new.py")
+    patch = repository.git("diff", "--cached", "--binary").stdout
+    (twin / "code.patch").write_text(patch)
+    for name, change in {
+        "config.json": {"batch_size": 32},
+        "environment.json": {"packages": [{"name": "numpy", "version": "2", "manager": "pip"}]},
+        "data.json": {"fingerprint": "0" * 64},
+        "result.json": {"test_loss": 0.5},
+    }.items():
+        path = twin / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    done = repository.lab("compare", one.name, twin.name)
+    assert done.returncode == 1
+    places = [done.stdout.index(f"\n{name}:") for name in
+              ("config", "code", "environment", "data", "metrics")]  # fmt: skip
+    assert places == sorted(places)
+    assert "+learning = 'fast'" in done.stdout
+    assert "packages: numpy: none -> 2" in done.stdout
+    assert repository.lab("compare", one.name, "19990101").returncode == 2

@@ -1,0 +1,300 @@
+"""`lab doctor` in environments that conda's solver made, and in the one that runs the tests."""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from conda_channel import build_channel, explicit, install_into, read_environment, solve_on
+from conftest import Project, commit_all
+
+VENV = Path(sys.executable).parent
+RUNS = 3
+
+
+@pytest.fixture(scope="session")
+def conda(pristine, tmp_path_factory):
+    """Solve both environment files and install the solutions; nobody writes to them."""
+    folder = tmp_path_factory.mktemp("conda")
+    channel = build_channel(folder / "channel")
+    made = {}
+    for name, machine in (("cpu", "linux-64"), ("gpu", "linux-64 with a GPU")):
+        source = "environment-gpu.yml" if name == "gpu" else "environment.yml"
+        specs, _ = read_environment(pristine.root / source)
+        records, _ = solve_on(machine, specs, channel)
+        install_into(folder / name, records, folder / "cache")
+        made[name] = (folder / name, explicit(records))
+    return made
+
+
+@pytest.fixture
+def prefix(conda, tmp_path):
+    """Copy the environment with the CPU build, to be spoilt."""
+    shutil.copytree(conda["cpu"][0], tmp_path / "prefix", symlinks=True)
+    return tmp_path / "prefix"
+
+
+@pytest.fixture(scope="session")
+def healthy(pristine, tmp_path_factory):
+    """Set a project up; nobody writes to it."""
+    folder = tmp_path_factory.mktemp("healthy")
+    shutil.copytree(pristine.root, folder / pristine.root.name)
+    project = commit_all(Project(folder / pristine.root.name))
+    project.lab("setup", check=True)
+    return project
+
+
+def ask(project, *options, python=sys.executable, env=None):
+    """Ask the doctor; return the findings by check, and the exit code."""
+    env = {"PATH": f"{Path(python).parent}{os.pathsep}/usr/bin:/bin", **(env or {})}
+    argv = (python, "-m", f"{project.package}.lab.cli", "doctor", "--json", *options)
+    done = project.run(*argv, env=env)
+    assert done.returncode in (0, 1), done.stderr
+    rows = {}
+    for row in json.loads(done.stdout):
+        rows.setdefault(row["check"], []).append(row)
+    wrong = any(row["state"] == "mend" for found in rows.values() for row in found)
+    assert done.returncode == int(wrong)
+    return rows
+
+
+def mends(rows, check):
+    """Return what must be mended of one check, as one text, and the commands."""
+    wrong = [row for row in rows[check] if row["state"] == "mend"]
+    return "\n".join(text for row in wrong for text in row["found"]), [row["mend"] for row in wrong]
+
+
+@pytest.mark.slow
+def test_a_healthy_checkout_is_told_so_in_one_screen_and_in_two_seconds(healthy):
+    seconds = []
+    for _ in range(RUNS):
+        before = os.times()
+        done = healthy.lab("doctor")
+        after = os.times()
+        spent = after.children_user + after.children_system
+        seconds.append(spent - before.children_user - before.children_system)
+        assert done.returncode == 0, done.stdout
+    assert min(seconds) < 2, seconds
+    lines = done.stdout.splitlines()
+    assert len(lines) < 24
+    assert max(map(len, lines)) < 160
+    checks = [line.split()[1] for line in lines if not line.startswith(" ")]
+    expected = ["git", "python", "environment", "gpu", "threads", "disk", "data", "kernel"]
+    assert list(dict.fromkeys(checks)) == expected
+
+
+def test_the_doctor_of_a_healthy_checkout_does_not_import_torch(healthy):
+    code = (
+        "import contextlib, io, sys; from pathlib import Path\n"
+        f"from {healthy.package}.lab import doctor\n"
+        "with contextlib.redirect_stdout(io.StringIO()): doctor.doctor(Path.cwd(), False, False)\n"
+        "print('torch' in sys.modules, 'jupytext' in sys.modules)"
+    )
+    assert healthy.python("-c", code, check=True).stdout.split() == ["False", "False"]
+
+
+def test_a_project_that_is_no_repository_is_sent_to_lab_setup(project):
+    text, commands = mends(ask(project), "git")
+    assert "not a git repository" in text
+    assert commands == ["lab setup"]
+
+
+def test_a_clone_without_hooks_and_filter_is_sent_to_lab_setup(repository):
+    text, commands = mends(ask(repository), "git")
+    assert "hook is not installed" in text
+    assert "filter" in text
+    assert commands == ["lab setup"]
+
+
+def test_an_environment_that_conda_solved_is_what_environment_yml_says(project, conda):
+    rows = ask(project, python=conda["cpu"][0] / "bin" / "python")
+    assert [row["state"] for row in rows["environment"]] == ["ok"], rows["environment"]
+    assert "as environment.yml says" in rows["environment"][0]["found"][0]
+    assert rows["python"][0]["state"] == "ok"
+
+
+def test_an_environment_that_conda_solved_is_what_its_lock_says(project, conda):
+    for name, lock in (("cpu", "conda-linux-64.lock"), ("gpu", "conda-linux-64-gpu.lock")):
+        prefix, text = conda[name]
+        (project.root / lock).write_text(text, encoding="utf-8")
+        rows = ask(project, python=prefix / "bin" / "python")
+        found = rows["environment"][0]
+        assert (found["state"], found["found"][0].split("as ")[1]) == ("ok", f"{lock} says")
+
+
+def test_the_doctor_names_what_is_missing_extra_and_other_than_the_lock(project, conda):
+    prefix, text = conda["cpu"]
+    lines = text.splitlines(keepends=True)
+    spoilt = [line for line in lines if "/tqdm-" not in line]  # so tqdm is one too many
+    text = "".join(spoilt).replace("numpy-2.4.6-", "numpy-2.4.5-")
+    text = re.sub(r"(torchvision-0\.28\.0-py311)h0_0", r"\1h9_1", text)
+    text = re.sub(r"(tyro-\S+#sha256:)\w{8}", r"\g<1>00000000", text)
+    text += f"file:///x/noarch/einops-0.8.1-pyhd8ed1ab_0.conda#sha256:{'0' * 64}\n"
+    (project.root / "conda-linux-64.lock").write_text(text, encoding="utf-8")
+    rows = ask(project, python=prefix / "bin" / "python")
+    wrong, commands = mends(rows, "environment")
+    assert "einops is missing, not 0.8.1" in wrong
+    assert "numpy is 2.4.6, not 2.4.5" in wrong
+    assert "torchvision 0.28.0 is build py311h0_0, not py311h9_1" in wrong
+    assert "tyro 1.0.16 has another hash than in the lock" in wrong
+    assert "conda install --file conda-linux-64.lock" in commands
+    extra = [row for row in rows["environment"] if row["state"] == "note"]
+    assert extra[0]["found"] == ["extra: tqdm 4.67.3"]
+
+
+def test_without_a_lock_a_package_outside_environment_yml_is_named(project, conda):
+    source = project.root / "environment.yml"
+    text = source.read_text(encoding="utf-8").replace("numpy=2.4", "numpy=2.3")
+    source.write_text(text.replace("tyro>=1.0", "einops>=0.8"), encoding="utf-8")
+    rows = ask(project, python=conda["cpu"][0] / "bin" / "python")
+    wrong, commands = mends(rows, "environment")
+    assert wrong.splitlines() == ["numpy is 2.4.6, not =2.3", "einops is missing, not >=0.8,<2"]
+    assert commands == ["conda env update --file environment.yml --prune"]
+
+
+def test_a_truncated_file_is_seen_at_once_and_a_changed_one_by_its_hash(project, prefix):
+    python = prefix / "bin" / "python"
+    file = next(prefix.glob("lib/python3*/site-packages/tqdm/__init__.py"))
+    stamp = file.stat()
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"__version__", b"__vErsion__"))
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert mends(ask(project, python=python), "environment")[0] == ""
+    text, commands = mends(ask(project, "--deep", python=python), "environment")
+    assert "installed files of tqdm were changed" in text
+    assert commands == ["conda install --force-reinstall tqdm=4.67.3"]
+    file.write_bytes(content[:5])
+    os.utime(file, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert "tqdm were changed" in mends(ask(project, python=python), "environment")[0]
+
+
+def test_another_python_than_the_projects_is_named(bake, conda):
+    other = bake(python_version="3.12")
+    text, commands = mends(ask(other, python=conda["cpu"][0] / "bin" / "python"), "python")
+    assert text.endswith("where environment.yml says 3.12")
+    assert commands == ["conda env update --file environment.yml --prune"]
+
+
+def test_a_lock_for_pip_is_compared_with_what_pip_installed(project):
+    digest = f" \\\n    --hash=sha256:{'0' * 64}\n"
+    lines = ["numpy==2.4.0", "einops==0.8.1", "pywin32==311 ; sys_platform == 'win32'"]
+    lock = project.root / "requirements.lock"
+    lock.write_text("".join(f"{line}{digest}" for line in lines), encoding="utf-8")
+    rows = ask(project)
+    text, commands = mends(rows, "environment")
+    assert re.search(r"numpy is 2\.\S+, not 2\.4\.0", text)
+    assert "einops is missing, not 0.8.1" in text
+    assert "pywin32" not in text
+    assert commands[0] == "pip install --require-hashes -r requirements.lock"
+    assert "lab lock" in commands, "the lock was not made from this pyproject.toml"
+    extra = next(row for row in rows["environment"] if row["state"] == "note")
+    assert any(text.startswith("extra: torch 2.") for text in extra["found"])
+
+
+def smi(folder):
+    """Stand in for the driver's program, on a machine without a card."""
+    program = folder / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'NVIDIA A100-SXM4-80GB, 550.54'\n", encoding="utf-8")
+    program.chmod(0o755)
+    return folder
+
+
+def test_a_cpu_build_on_a_gpu_machine_is_the_classic(project, conda, tmp_path):
+    python = conda["cpu"][0] / "bin" / "python"
+    env = {"PATH": f"{smi(tmp_path)}:{python.parent}:/usr/bin:/bin"}
+    text, commands = mends(ask(project, python=python, env=env), "gpu")
+    assert "torch 2.13.0 is a CPU build" in text
+    assert "NVIDIA A100-SXM4-80GB, driver 550.54" in text
+    assert commands == ["conda env update --file environment-gpu.yml"]
+
+
+def test_a_driver_that_the_cuda_build_cannot_use_is_named(project, conda, tmp_path):
+    python = conda["gpu"][0] / "bin" / "python"
+    env = {"PATH": f"{smi(tmp_path)}:{python.parent}:/usr/bin:/bin"}
+    text, _ = mends(ask(project, python=python, env=env), "gpu")
+    assert "torch 2.13.0 for CUDA 12.9 cannot use NVIDIA A100-SXM4-80GB, driver 550.54" in text
+
+
+def test_more_threads_than_cores_are_mended_by_a_variable(project):
+    text, commands = mends(ask(project, env={"OMP_NUM_THREADS": "999"}), "threads")
+    assert "999 threads" in text
+    assert re.fullmatch(r"export OMP_NUM_THREADS=\d+", commands[0])
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "200000 100000\n"}, "2"),
+        ({"cpu.max": "50000 100000\n"}, "1"),
+        ({"cpu.max": "max 100000\n"}, "inf"),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, "4"),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "inf"),
+        ({}, "inf"),
+    ],
+)
+def test_a_containers_share_of_cores_is_read_from_its_cgroup(project, tmp_path, files, cores):
+    for name, text in files.items():
+        (tmp_path / "groups" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "groups" / name).write_text(text, encoding="ascii")
+    code = (
+        f"from pathlib import Path; from {project.package}.lab.doctor import _quota;"
+        f"print(_quota(Path({str(tmp_path / 'groups')!r})))"
+    )
+    assert project.python("-c", code, check=True).stdout.strip() == cores
+
+
+def test_a_full_disk_is_told_before_a_run_fails_on_it(project, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    script = (
+        f"mount -t tmpfs -o size=64m small {small} && cp -r {project.root} {small}/project"
+        f" && cd {small}/project && {sys.executable} -m {project.package}.lab.cli doctor --json"
+    )
+    done = project.run("unshare", "--mount", "sh", "-c", script)
+    if not done.stdout:
+        pytest.skip("no mounts of one's own here")
+    row = next(row for row in json.loads(done.stdout) if row["check"] == "disk")
+    assert (row["state"], row["found"]) == ("mend", ["0.1 GB free"])
+
+
+def test_data_sets_that_are_here_are_named(project):
+    (project.root / "data" / "cifar-10-batches-py").mkdir(parents=True)
+    found = ask(project)["data"][0]["found"][0]
+    assert found == "digits (built in), cifar10; fetched when first asked for: fashion_mnist"
+
+
+def test_a_kernel_of_another_environment_is_the_other_classic(project, tmp_path):
+    spec = tmp_path / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    spec.write_text(json.dumps({"argv": ["/opt/other/bin/python"]}), encoding="utf-8")
+    text, commands = mends(ask(project, env={"JUPYTER_PATH": str(tmp_path)}), "kernel")
+    assert "starts /opt/other/bin/python, of another environment" in text
+    assert commands == ["python -m ipykernel install --sys-prefix"]
+
+
+def test_a_jupyter_of_another_environment_on_the_path_is_named(project, tmp_path):
+    (tmp_path / "jupyter").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "jupyter").chmod(0o755)
+    path = f"{tmp_path}:{VENV}:/usr/bin:/bin"
+    text, commands = mends(ask(project, env={"PATH": path}), "kernel")
+    assert f"`jupyter` is {tmp_path}/jupyter, of another environment" in text
+    assert commands == ["python -m jupyter lab"]
+
+
+def test_a_broken_source_is_a_finding_and_the_other_checks_go_on(project):
+    (project.root / "pyproject.toml").write_text("[project\n", encoding="utf-8")
+    rows = ask(project)
+    assert "pyproject.toml cannot be read" in mends(rows, "environment")[0]
+    assert rows["kernel"][0]["state"] == "ok"
+
+
+def test_without_the_environment_the_doctor_says_that_it_is_not_active(project, tmp_path):
+    project.run(sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare", check=True)
+    python = tmp_path / "bare" / "bin" / "python"
+    done = project.run(python, "-m", f"{project.package}.lab.cli", "doctor")
+    assert done.returncode == 2
+    assert re.search(r"^lab: No module named '\w+': activate the project's env", done.stderr)
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,115 @@
+"""The figures: drawn from a record alone, the same bytes each time, right on odd data."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.torch
+
+CODE = """
+import hashlib, importlib, json, sys
+from pathlib import Path
+import numpy as np
+figures = importlib.import_module(sys.argv[1] + ".figures")
+records = importlib.import_module(sys.argv[1] + ".lab.records")
+record = records.find(Path.cwd(), "latest")
+kinds = ("class_distribution", "samples", "learning_curves", "gradient_norm", "confusion_matrix",
+         "roc_curves", "confident_mistakes")
+"""
+
+
+def draw(project, code, *arguments):
+    """Run code that prints JSON, with `figures`, `record` and `kinds` at hand."""
+    done = project.python("-W", "error", "-c", CODE + code, project.package, *arguments, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def drawn(trained):
+    """Draw each figure twice, and say what was imported."""
+    code = """
+def show(kind):
+    data, words = getattr(figures, kind)(record)._repr_mimebundle_()
+    return [hashlib.sha256(data["image/png"].encode()).hexdigest(), len(data["image/png"]),
+            words["image/png"], data["text/plain"]]
+first, second = ({kind: show(kind) for kind in kinds} for _ in range(2))
+import base64
+png = {kind: base64.b64decode(getattr(figures, kind)(record)._repr_mimebundle_()[0]["image/png"])
+       for kind in kinds}
+print(json.dumps({"first": first, "second": second, "torch": "torch" in sys.modules,
+    "dated": [kind for kind in kinds if b"tEXt" in png[kind] or b"tIME" in png[kind]]}))
+"""
+    return draw(trained, code)
+
+
+def test_the_same_record_gives_the_same_bytes_without_a_date(drawn):
+    assert drawn["first"] == drawn["second"]
+    assert drawn["dated"] == []
+
+
+def test_a_figure_needs_no_model_in_memory(drawn):
+    assert not drawn["torch"]
+
+
+def test_each_says_in_words_what_is_seen_and_how_to_read_it(drawn):
+    for _, size, words, plain in drawn["first"].values():
+        assert size > 2000
+        assert words["alt"] == plain
+        assert len(words["caption"]) > 30
+    assert len({words["alt"] for _, _, words, _ in drawn["first"].values()}) == 7
+
+
+def test_figures_are_matplotlib_figures_and_take_splits_as_well(trained):
+    code = """
+import matplotlib.figure
+config = importlib.import_module(sys.argv[1] + ".config")
+data = importlib.import_module(sys.argv[1] + ".data")
+splits = data.load_splits(*config.parse_arguments([]))
+shown = {}
+for kind in kinds[:2]:
+    of_splits, of_record = (getattr(figures, kind)(source) for source in (splits, record))
+    assert isinstance(of_splits, matplotlib.figure.Figure)
+    shown[kind] = of_splits._repr_mimebundle_() == of_record._repr_mimebundle_()
+print(json.dumps(shown))
+"""
+    assert draw(trained, code) == {"class_distribution": True, "samples": True}
+
+
+def test_they_hold_for_many_classes_no_mistakes_and_colour_images(trained):
+    code = """
+from types import SimpleNamespace
+generator = np.random.default_rng(0)
+for classes, side, channels, perfect in ((2, 8, 1, True), (120, 16, 3, False)):
+    names = [f"class number {index}" for index in range(classes)]
+    labels = np.arange(4 * classes) % classes
+    scores = generator.random((len(labels), classes))
+    scores += 10 * np.eye(classes)[labels] * perfect
+    scores /= scores.sum(1, keepdims=True)
+    wrong = np.flatnonzero(scores.argmax(1) != labels)[:16]
+    images = generator.integers(0, 256, (16, side, side, channels), dtype=np.uint8)
+    fake = SimpleNamespace(
+        data={"class_names": names, "class_counts": {
+            split: [5] * classes for split in ("train", "validation", "test")}},
+        samples={"images": images, "augmented": images, "normalised": images / 128 - 1.0,
+                 "labels": labels[:16]},
+        predictions={"labels": labels, "probabilities": scores, "wrong_index": wrong,
+                     "wrong_images": images[: len(wrong)]},
+        metrics=record.metrics, result=record.result,
+    )
+    drawn = [getattr(figures, kind)(fake)._repr_mimebundle_()[0] for kind in kinds]
+    sizes = [len(data["image/png"]) for data in drawn]
+    assert min(sizes) > 1000, sizes
+print(json.dumps("drawn"))
+"""
+    assert draw(trained, code) == "drawn"
+
+
+def test_one_epoch_is_enough_for_every_curve(trained):
+    code = """
+from types import SimpleNamespace
+one = SimpleNamespace(metrics=record.metrics[:1], result={**record.result, "best_epoch": 1})
+for kind in ("learning_curves", "gradient_norm"):
+    getattr(figures, kind)(one)._repr_mimebundle_()
+print(json.dumps("drawn"))
+"""
+    assert draw(trained, code) == "drawn"

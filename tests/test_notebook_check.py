@@ -1,0 +1,235 @@
+"""`lab check`: what a notebook must hold, said in one line with file and line."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import Project, commit_all
+
+HEADINGS = (
+    "1. Purpose", "2. Environment", "3. Data", "4. Model", "5. Training", "6. Results",
+    "7. Conclusion and next steps",
+)  # fmt: skip
+BASELINE = "notebooks/01_baseline.py"
+
+
+def read(project, path=BASELINE):
+    """Return a notebook's `.py` half."""
+    return (project.root / path).read_text(encoding="utf-8")
+
+
+def line_of(text, part):
+    """Return the number of the line on which a text stands."""
+    return text[: text.index(part)].count("\n") + 1
+
+
+def test_the_baseline_passes_even_strictly(repository):
+    done = repository.lab("check", "--strict")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_an_unwritten_notebook_is_a_warning_at_commit_and_an_error_when_strict(repository):
+    repository.lab("new", "Which seed?", check=True)
+    path = "notebooks/02_which_seed.py"
+    line = line_of(read(repository, path), "**To write:** the question")
+    done = repository.lab("check", path)
+    finding = f"{path}:{line}: section 1 still holds its prompt; write the hypothesis"
+    assert done.stdout.splitlines()[0] == finding
+    assert sum("still holds its prompt" in text for text in done.stdout.splitlines()) == 7
+    assert done.returncode == 0
+    assert repository.lab("check", path, "--strict").returncode == 1
+
+
+SINS = {  # name: (what is replaced, by what, on which line it is found, what is said)
+    "no_model": ("# ## 4. Model", "# Model", None, "section `## 4. Model` is missing"),
+    "other_name": ("# ## 4. Model", "# ## 4. Mod", "# ## 4. Mod", "none of the seven sections"),
+    "twice": ("# ## 4. Model", "# ## 3. Data", None, "there twice"),
+    "no_title": ("# # A small", "# A small", None, "no title"),
+    "no_seed": ("seed = 42", "sead = 42", "splits = load", "before any seed"),
+    "home": ('"digits"', '"/home/ada/data"', "/home/ada", "a path of this machine"),
+    "windows": ('"digits"', r'"C:\Users\ada"', "C:", "a path of this machine"),
+    "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
+    "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),
+    "url": ('"digits"', '"https://ada:secretword@x.org/"', "https://ada", "like a password"),
+    "magic": ("# %autoreload 2", "if 1:\n    # %autoreload 2", "    # %auto", "an indented magic"),
+    "run_id": (
+        "One seed is",
+        "In 20261123-185906-digits-cnn-s42-9787, one",
+        "20261123",
+        "a run's id",
+    ),
+}
+
+
+def without_section(text, name):
+    """Leave a section its heading alone."""
+    before, rest = text.split(f"# %% [markdown]\n# ## {name}", 1)
+    _, mark, after = rest.partition("# %% [markdown]\n# ## ")
+    return f"{before}# %% [markdown]\n# ## {name}\n\n{mark}{after}"
+
+
+@pytest.fixture(scope="module")
+def checked(pristine, tmp_path_factory):
+    """Check notebooks with one sin each, all at once; return texts, findings and exit codes."""
+    root = tmp_path_factory.mktemp("checked") / pristine.root.name
+    shutil.copytree(pristine.root, root)
+    project = commit_all(Project(root))
+    baseline, texts = read(project), {}
+    for name, (old, new, _, _) in SINS.items():
+        texts[name] = baseline.replace(old, new, 1)
+    for number, name in enumerate(HEADINGS, 1):
+        texts[f"empty_{number}"] = without_section(baseline, name)
+    swapped = baseline.replace("## 3. Data", "## x").replace("## 4. Model", "## 3. Data")
+    texts["swapped"] = swapped.replace("## x", "## 4. Model")
+    start, end = (baseline.index(f"# %% [markdown]\n# ## {name}") for name in ("1. P", "2. E"))
+    vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Is it any good? We believe so.\n\n"
+    texts["vague"] = baseline[:start] + vague + baseline[end:]
+    for name, text in texts.items():
+        (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")
+    project.lab("sync", check=True)
+    codes = {}
+    for kind in ("swapped", "vague"):
+        codes[kind] = project.lab("check", kind).returncode
+        codes[kind, "strict"] = project.lab("check", kind, "--strict").returncode
+    return texts, project.lab("check").stdout.splitlines(), codes
+
+
+def findings(checked, name):
+    """Return what was found in one of the notebooks."""
+    start = f"notebooks/{name}.py:"
+    return [line.removeprefix(start) for line in checked[1] if line.startswith(start)]
+
+
+@pytest.mark.parametrize("name", SINS)
+def test_each_sin_is_found_on_its_line_with_the_remedy(checked, name):
+    _, _, marker, says = SINS[name]
+    line = line_of(checked[0][name], marker) if marker else None
+    found = [text for text in findings(checked, name) if says in text and ";" in text]
+    assert found, checked[1]
+    assert line is None or found[0].startswith(f"{line}: ")
+    assert "secretword" not in found[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "says"),
+    enumerate(
+        (
+            "has no prose",
+            "has no code",
+            "draws no figure",
+            "has no code",
+            "neither runs train.py nor loads a record",
+            "draws no figure",
+            "has no prose",
+        ),
+        1,
+    ),
+)
+def test_each_section_needs_its_kind_of_cell(checked, number, says):
+    name = f"empty_{number}"
+    line = line_of(checked[0][name], HEADINGS[number - 1])
+    expected = f"{line}: section {number} {says}"
+    assert any(text.startswith(expected) for text in findings(checked, name)), checked[1]
+
+
+def test_sections_out_of_order_are_refused(checked):
+    assert any("out of order" in text for text in findings(checked, "swapped"))
+    assert checked[2]["swapped"] == 1
+
+
+def test_a_hypothesis_without_a_number_is_a_warning(checked):
+    assert any("the hypothesis has no number" in text for text in findings(checked, "vague"))
+    assert (checked[2]["vague"], checked[2]["vague", "strict"]) == (0, 1)
+
+
+def test_the_notebook_without_a_sin_has_no_finding_among_them(checked):
+    assert findings(checked, "01_baseline") == []
+
+
+def test_halves_out_of_step_are_a_warning(repository):
+    path = repository.root / BASELINE
+    path.write_text(read(repository).replace("epochs = 30", "epochs = 31"), encoding="utf-8")
+    done = repository.lab("check")
+    assert "its two halves differ; lab sync" in done.stdout
+    assert done.returncode == 0
+    assert repository.lab("check", "--strict").returncode == 1
+
+
+def test_a_half_that_is_missing_or_no_notebook_is_named(repository):
+    (repository.root / "notebooks/01_baseline.ipynb").write_text("{", encoding="utf-8")
+    assert "its two halves differ" in repository.lab("check").stdout
+    (repository.root / "notebooks/01_baseline.ipynb").unlink()
+    assert repository.lab("check", "--strict").returncode == 1
+
+
+def test_scratch_is_left_in_peace(repository):
+    scratch = repository.root / "notebooks/scratch"
+    scratch.mkdir(exist_ok=True)
+    shutil.copy(repository.root / BASELINE, scratch / "try.py")
+    (scratch / "try.py").write_text('# %%\nopen("/home/ada/x")\n', encoding="utf-8")
+    done = repository.lab("check", "--strict")
+    assert (done.returncode, done.stdout) == (0, "")
+    done = repository.lab("check", "--strict", "notebooks/scratch/try.py")
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_a_missing_notebook_is_one_line(repository):
+    done = repository.lab("check", "99_none")
+    assert done.returncode == 2
+    assert done.stderr.startswith("lab: ")
+    assert "99_none" in done.stderr
+
+
+def test_either_half_and_any_way_to_name_it_will_do(repository):
+    for name in ("01_baseline", BASELINE, "notebooks/01_baseline.ipynb", "01_baseline.py"):
+        assert repository.lab("check", name).returncode == 0
+    inside = repository.lab("check", "01_baseline.py", cwd=repository.root / "notebooks")
+    assert inside.returncode == 0
+
+
+def cpu_seconds(project, *arguments):
+    """Return the CPU seconds of a `lab` command: wall clocks lie on shared machines."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = project.lab(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return done, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_one_notebook_takes_less_than_a_second_and_a_hundred_less_than_three(repository):
+    _, one = cpu_seconds(repository, "check", "01_baseline")
+    folder = repository.root / "notebooks"
+    for number in range(2, 101):
+        for half in (".py", ".ipynb"):
+            shutil.copy(folder / f"01_baseline{half}", folder / f"{number:03}_copy{half}")
+    done, hundred = cpu_seconds(repository, "check", "--strict")
+    assert done.stdout == ""
+    assert one < 0.9
+    assert hundred < 3
+
+
+def test_neither_torch_nor_jupytext_is_imported_for_a_notebook_in_step(repository):
+    code = (
+        f"import sys; from {repository.package}.lab.cli import main; main(['check', '--strict']);"
+        "print([name for name in ('torch', 'numpy', 'jupytext') if name in sys.modules])"
+    )
+    assert repository.python("-c", code, check=True).stdout == "[]\n"
+
+
+def test_it_runs_on_the_standard_library_alone(repository):
+    code = f"import sys; from {repository.package}.lab.cli import main; sys.exit(main(['check']))"
+    bare = [sys._base_executable, "-S", "-c", code]
+    done = subprocess.run(bare, cwd=repository.root, env=repository.env, check=False)
+    assert done.returncode == 0
+
+
+def test_the_ipynb_half_may_hold_outputs(repository):
+    path = repository.root / "notebooks/01_baseline.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    cell = next(cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["hello\n"]}]
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+    done = repository.lab("check", "--strict")
+    assert (done.returncode, done.stdout) == (0, "")

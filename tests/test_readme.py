@@ -1,0 +1,93 @@
+"""The generated README, taken at its word."""
+
+import re
+
+import pytest
+
+BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def readme(pristine) -> str:
+    """Read the README of the default bake."""
+    return (pristine.root / "README.md").read_text(encoding="utf-8")
+
+
+def section(readme: str, title: str) -> str:
+    """Return one section."""
+    return readme.split(f"\n## {title}\n")[1].split("\n## ", maxsplit=1)[0]
+
+
+def add(project, readme: str, title: str, table: str) -> None:
+    """Do what a section says: put a function before a table, and a line in it."""
+    text = section(readme, title)
+    file = re.search(r"`(src/\S+\.py)`", text)[1]
+    function, line = [code for language, code in BLOCK.findall(text) if language == "python"]
+    path = project.root / file
+    code = path.read_text(encoding="utf-8")
+    start = code.index(f"\n{table}:") + 1
+    opened = code.index("{\n", start) + 2
+    code = code[:start] + function + "\n\n" + code[start:opened] + line + code[opened:]
+    path.write_text(code, encoding="utf-8", newline="\n")
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_model_and_a_data_set_are_one_function_and_one_line_each(project, readme):
+    add(project, readme, "Add a model", "MODELS")
+    add(project, readme, "Add a data set", "DATASETS")
+    files = [f"src/{project.package}/{name}.py" for name in ("models", "data")]
+    linted = project.run("ruff", "check", *files)
+    assert linted.returncode == 0, linted.stdout
+    formatted = project.run("ruff", "format", "--check", *files)
+    assert formatted.returncode == 0, formatted.stdout
+    command = ["--epochs", "3", "--dataset", "stripes", "--model", "mlp"]
+    trained = project.train(*command)
+    assert trained.returncode == 0, trained.stderr
+    listed = project.lab("runs", "--json", check=True).stdout
+    assert '"stripes"' in listed
+    assert '"mlp"' in listed
+
+
+def test_a_clone_is_five_commands_from_a_verified_run(readme):
+    _, commands = BLOCK.findall(section(readme, "From a clone to a verified run"))[0]
+    assert len(commands.splitlines()) == 5
+    assert commands.splitlines()[-1].startswith("lab verify")
+
+
+def test_the_table_names_every_command_and_option_that_there_is(readme, pristine):
+    table = section(readme, "Commands")
+    helped = pristine.lab("--help", check=True).stdout
+    commands = set(re.findall(r"(?m)^    ([a-z]+)  ", helped))
+    assert len(commands) >= 13
+    assert commands == set(re.findall(r"`lab ([a-z]+)", table))
+    for command in commands:
+        own = pristine.lab(command, "--help", check=True).stdout
+        row = next(row for row in table.splitlines() if f"`lab {command}" in row)
+        if len(re.findall(r"`lab ", row)) == 1:
+            for option in re.findall(r"`(-[a-z-]+)", row):
+                assert option in own, f"lab {command} has no {option}"
+
+
+def test_its_links_lead_somewhere(readme, pristine):
+    headings = {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-")
+        for heading in re.findall(r"(?m)^#+ (.*)$", readme)
+    }
+    for target in re.findall(r"\]\(([^)]+)\)", readme):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif not target.startswith("https://"):
+            assert (pristine.root / target).exists(), target
+
+
+def test_it_says_which_version_made_it(readme):
+    assert re.search(r"Made by version \d+\.\d+\.\d+ of the template", readme)
+    assert "cruft link" in readme
+    assert "cruft update" in readme
+
+
+def test_the_files_that_it_names_are_there(readme, pristine):
+    for name in re.findall(r"`([\w.-]+\.(?:py|yml|toml))`", readme):
+        found = list(pristine.root.glob(f"**/{name}"))
+        assert found or "lock" in name, name

@@ -1,0 +1,332 @@
+"""The code of a run: captured without touching anything, restored exactly as it was."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CAPTURE = """
+import json, sys
+from pathlib import Path
+from {package}.lab import code
+described, patch = code.capture(Path.cwd(), sys.argv[1:])
+Path({out!r}, "code.json").write_text(json.dumps(described))
+Path({out!r}, "code.patch").write_bytes(patch)
+"""
+RESTORE = """
+import json
+from pathlib import Path
+from {package}.lab import worktree
+out = Path({out!r})
+described = json.loads((out / "code.json").read_text())
+worktree.restore(Path.cwd(), described, (out / "code.patch").read_bytes(), out / "tree")
+"""
+
+
+def capture(project, out, *argv):
+    out.mkdir(exist_ok=True)
+    script = CAPTURE.format(package=project.package, out=str(out))
+    project.python("-c", script, *argv, check=True)
+    return json.loads((out / "code.json").read_text()), (out / "code.patch").read_bytes()
+
+
+def restore(project, out, check=True):
+    script = RESTORE.format(package=project.package, out=str(out))
+    done = project.python("-c", script)
+    assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def snapshot(root):
+    """Every file but git's own: kind, mode and contents."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        name = path.relative_to(root).as_posix()
+        if name.split("/")[0] == ".git" or "__pycache__" in name:
+            continue
+        if path.is_symlink():
+            found[name] = ("link", str(path.readlink()))
+        elif path.is_file():
+            found[name] = (path.stat().st_mode & 0o100, path.read_bytes())
+    return found
+
+
+def spoil(root):
+    """All that a working tree can hold at once."""
+    run = lambda *argv: subprocess.run(["git", "-C", str(root), *argv], check=True)  # noqa: E731
+    (root / "train.py").write_text((root / "train.py").read_text() + "# unstaged\n")
+    (root / "staged.py").write_text("staged = 1\n")
+    run("add", "staged.py")
+    (root / "staged.py").write_text("staged = 2  # and changed again\n")
+    (root / "a name with spaces, ü and 数据.txt").write_text("Grüße\n", encoding="utf-8")
+    (root / "binary.bin").write_bytes(bytes(range(256)) * 20)
+    (root / "no newline").write_bytes(b"at the end\r\nof lines")
+    (root / "empty").touch()
+    run("mv", "LICENSE", "renamed licence")
+    (root / "Dockerfile").unlink()
+    (root / "script.sh").write_text("#!/bin/sh\n")
+    (root / "script.sh").chmod(0o755)
+    (root / "pyproject.toml").chmod(0o755)
+    (root / "link").symlink_to("train.py")
+    (root / "folder").mkdir()
+    (root / "folder" / "deep.py").write_text("x = 1\n")
+    (root / "README.md").unlink()
+    (root / "README.md").mkdir()
+    (root / "README.md" / "became a folder").write_text("yes\n")
+
+
+def test_the_working_tree_is_restored_exactly(repository, tmp_path):
+    spoil(repository.root)
+    before = snapshot(repository.root)
+    status = repository.git("status", "--porcelain", "-z").stdout
+    index = (repository.root / ".git" / "index").read_bytes()
+    objects = sorted((repository.root / ".git" / "objects").rglob("*"))
+    described, _ = capture(repository, tmp_path / "out", "--epochs", "2")
+    assert (repository.root / ".git" / "index").read_bytes() == index
+    assert sorted((repository.root / ".git" / "objects").rglob("*")) == objects
+    assert snapshot(repository.root) == before
+    assert repository.git("status", "--porcelain", "-z").stdout == status
+    assert described["dirty"]
+    assert described["argv"] == ["--epochs", "2"]
+    restore(repository, tmp_path / "out")
+    assert snapshot(tmp_path / "out" / "tree") == before
+    assert snapshot(repository.root) == before
+    assert repository.git("status", "--porcelain", "-z").stdout == status
+
+
+def test_a_clean_tree_needs_no_patch(repository, tmp_path):
+    described, patch = capture(repository, tmp_path / "out")
+    assert not patch
+    assert not described["dirty"]
+    assert described["commit"] == described["base"]
+    assert described["branch"] == "main"
+    assert described["remote"] is None
+
+
+def test_files_that_git_was_told_not_to_look_at_are_captured(repository, tmp_path):
+    repository.git("update-index", "--assume-unchanged", "train.py")
+    repository.git("update-index", "--skip-worktree", "pyproject.toml")
+    for name in ("train.py", "pyproject.toml"):
+        path = repository.root / name
+        path.write_text(path.read_text() + "# hidden from git\n")
+    _, patch = capture(repository, tmp_path / "out")
+    assert patch.count(b"+# hidden from git") == 2
+
+
+def test_a_users_git_settings_do_not_change_the_patch(repository, tmp_path):
+    spoil(repository.root)
+    _, patch = capture(repository, tmp_path / "one")
+    for key, value in {"diff.noprefix": "true", "diff.mnemonicPrefix": "true", "diff.context": "0",
+                       "color.ui": "always", "diff.algorithm": "patience", "diff.renames": "false",
+                       "core.quotePath": "true", "diff.external": "false",
+                       "apply.whitespace": "fix"}.items():  # fmt: skip
+        repository.git("config", key, value)
+    described, again = capture(repository, tmp_path / "two")
+    assert again == patch
+    restore(repository, tmp_path / "two")
+    assert snapshot(tmp_path / "two" / "tree") == snapshot(repository.root)
+    assert described["patch_sha256"]
+
+
+SECRETS = {
+    ".env": "X=1\n",
+    "deploy.pem": "whatever\n",
+    "id_ed25519": "x\n",
+    "credentials.json": "{}\n",
+    "aws.txt": "key AKIAIOSFODNN7EXAMPLE\n",
+    "notes.txt": "ghp_abcdefghijklmnopqrstuvwxyz0123456789\n",
+    "settings.py": "API_KEY = 'sd8f7sd9f87s9d8f7s9d8f7'\n",
+    "key.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\n",
+    "hub.py": "login(token='hf_abcdefghijklmnopqrstuvwxyzABCDEFGH')\n",
+}
+
+
+def test_secrets_are_listed_with_their_hash_and_never_copied(repository, tmp_path):
+    (repository.root / ".gitignore").write_text("__pycache__/\n")  # names no .env
+    for name, text in SECRETS.items():
+        (repository.root / name).write_text(text)
+    (repository.root / "secret_sharing.py").write_text("shares = 3\n")  # a name gives no code away
+    tracked = repository.root / "train.py"
+    tracked.write_text("TOKEN = 'ghp_ABCDEFGHIJKLMNOPQRSTUVWXYZ9876543210'\n" + tracked.read_text())
+    described, patch = capture(repository, tmp_path / "out")
+    listed = {item["path"]: item for item in described["listed"]}
+    assert {*SECRETS, "train.py"} <= listed.keys()
+    assert all(len(listed[name]["sha256"]) == 64 for name in SECRETS)
+    assert b"secret_sharing.py" in patch
+    everything = patch + json.dumps(described).encode()
+    for text in (*SECRETS.values(), "ghp_ABCDEFGHIJKLMNOPQRSTUVWXYZ9876543210"):
+        assert text.strip().encode() not in everything or len(text) < 12
+
+
+def test_a_secret_that_was_just_removed_is_not_copied_either(repository, tmp_path):
+    path = repository.root / "hub.py"
+    path.write_text(SECRETS["hub.py"])
+    repository.git("add", "-A")
+    repository.git("commit", "-qm", "a mistake", "--no-verify")
+    path.write_text("login()\n")
+    described, patch = capture(repository, tmp_path / "out")
+    assert b"hf_abc" not in patch
+    assert [item["path"] for item in described["listed"]] == ["hub.py"]
+
+
+def test_a_token_on_the_command_line_and_in_the_remote_is_not_recorded(repository, tmp_path):
+    url = "https://ada:ghp_abcdefghijklmnopqrstuvwxyz0123456789@example.org/ada/lab.git"
+    repository.git("remote", "add", "origin", url)
+    token = "--key=ghp_abcdefghijklmnopqrstuvwxyz0123456789"
+    described, _ = capture(repository, tmp_path / "out", token)
+    assert "ghp_" not in json.dumps(described)
+    assert described["remote"] == "https://example.org/ada/lab.git"
+
+
+def test_a_large_untracked_file_is_listed_with_its_hash(repository, tmp_path):
+    (repository.root / "table.npy").write_bytes(os.urandom(100_001))
+    (repository.root / "small.npy").write_bytes(os.urandom(1000))
+    described, patch = capture(repository, tmp_path / "out")
+    assert [item["path"] for item in described["listed"]] == ["table.npy"]
+    assert described["listed"][0]["bytes"] == 100_001
+    assert len(patch) < 3000
+
+
+def test_home_folders_become_a_tilde(repository, tmp_path):
+    home = {"HOME": str(tmp_path)}
+    script = CAPTURE.format(package=repository.package, out=str(tmp_path))
+    repository.python("-c", script, f"--data-dir={tmp_path}/data", env=home, check=True)
+    text = (tmp_path / "code.json").read_text()
+    assert str(tmp_path) not in text
+    assert "--data-dir=~/data" in text
+
+
+@pytest.mark.parametrize("how", ["squash", "rebase", "amend", "fast-forward"])
+def test_a_branch_that_is_gone_is_restored_in_a_fresh_clone(repository, tmp_path, how):
+    remote, out = tmp_path / "remote.git", tmp_path / "out"
+    subprocess.run(["git", "clone", "-q", "--bare", repository.root, remote], check=True)
+    repository.git("remote", "add", "origin", remote)
+    repository.git("fetch", "-q", "origin")
+    repository.git("remote", "set-head", "origin", "-a")
+    repository.git("switch", "-qc", "feature")
+    for number in range(2):
+        (repository.root / "new.py").write_text(f"value = {number}\n")
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", f"step {number}", "--no-verify")
+    (repository.root / "loose.py").write_text("untracked = True\n")
+    wanted = snapshot(repository.root)
+    described, _ = capture(repository, out)
+    (repository.root / "loose.py").unlink()
+    main = repository.git("rev-parse", "main").stdout.strip()
+    assert described["base"] == main
+    assert described["commit"] == repository.git("rev-parse", "HEAD").stdout.strip() != main
+    if how == "amend":
+        repository.git("commit", "--amend", "-qm", "better", "--no-verify")
+    repository.git("switch", "-q", "main")
+    (repository.root / "other.py").write_text("of a colleague\n")
+    if how != "fast-forward":
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", "meanwhile", "--no-verify")
+    if how == "squash":
+        repository.git("merge", "-q", "--squash", "feature")
+        repository.git("commit", "-qm", "all at once", "--no-verify")
+    elif how == "rebase":
+        repository.git("rebase", "-q", "main", "feature")
+        repository.git("switch", "-q", "main")
+        repository.git("merge", "-q", "feature")
+    else:
+        repository.git("merge", "-q", "feature", "-m", "merge")
+    repository.git("push", "-q", "origin", "main")
+    repository.git("branch", "-D", "feature")
+    clone = type(repository)(tmp_path / "clone")
+    subprocess.run(["git", "clone", "-q", remote, clone.root], check=True)
+    restore(clone, out)
+    assert snapshot(out / "tree") == wanted
+
+
+def test_submodules_are_named_and_restored_at_their_commit(repository, tmp_path):
+    library = tmp_path / "library"
+    run = lambda *argv: repository.run("git", *argv, cwd=library, check=True)  # noqa: E731
+    library.mkdir()
+    run("init", "-q")
+    (library / "helper.py").write_text("VALUE = 1\n")
+    run("add", "-A")
+    run("commit", "-qm", "library")
+    allow = ("-c", "protocol.file.allow=always")
+    repository.git(*allow, "submodule", "--quiet", "add", library, "third party")
+    repository.git("commit", "-qm", "submodule", "--no-verify")
+    module = repository.root / "third party"
+    (module / "helper.py").write_text("VALUE = 2\n")
+    repository.run("git", "commit", "-qam", "further", cwd=module, check=True)
+    head = repository.run("git", "rev-parse", "HEAD", cwd=module).stdout.strip()
+    described, _ = capture(repository, tmp_path / "clean")
+    assert described["submodules"] == [{"path": "third party", "commit": head, "changes": None}]
+    (module / "helper.py").write_text("VALUE = 3\n")
+    described, _ = capture(repository, tmp_path / "dirty")
+    assert described["submodules"][0]["changes"]
+    restore(repository, tmp_path / "clean")
+    restored = tmp_path / "clean" / "tree" / "third party" / "helper.py"
+    assert restored.read_text() == "VALUE = 2\n"
+    repository.git("submodule", "deinit", "-f", "third party")
+    done = restore(repository, tmp_path / "dirty", check=False)
+    assert "git submodule update --init" in done.stderr
+
+
+def test_a_repository_within_the_project_is_named(repository, tmp_path):
+    inner = repository.root / "inner"
+    inner.mkdir()
+    repository.run("git", "init", "-q", cwd=inner, check=True)
+    (inner / "x.py").write_text("x = 1\n")
+    described, _ = capture(repository, tmp_path / "out")
+    assert [module["path"] for module in described["submodules"]] == ["inner"]
+    assert "warning" not in described
+
+
+def test_what_lies_behind_a_symbolic_link_is_listed(repository, tmp_path):
+    (tmp_path / "shared.py").write_text("x = 1\n")
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "inside.py").write_text("y = 1\n")
+    (repository.root / "linked.py").symlink_to(tmp_path / "shared.py")
+    (repository.root / "linked").symlink_to(tmp_path / "package")
+    described, _ = capture(repository, tmp_path / "out")
+    assert {item["path"] for item in described["listed"]} == {"linked.py", "linked/inside.py"}
+
+
+@pytest.mark.parametrize("state", ["no repository", "no commit", "within another", "no git"])
+def test_without_a_commit_a_warning_says_that_it_cannot_be_verified(project, tmp_path, state):
+    env = {"GIT_CEILING_DIRECTORIES": str(project.root.parent)}
+    if state == "no commit":
+        project.git("init", "-q")
+    elif state == "within another":
+        project.git("init", "-q", cwd=project.root.parent)
+        env = {}
+    elif state == "no git":
+        env["PATH"] = str(tmp_path)
+    script = CAPTURE.format(package=project.package, out=str(tmp_path))
+    done = project.python("-c", script, env=env)
+    assert done.returncode == 0, done.stderr
+    described = json.loads((tmp_path / "code.json").read_text())
+    assert "lab verify" in described["warning"]
+    assert described["commit"] is None
+
+
+def test_called_from_a_git_hook_it_captures_the_project_all_the_same(repository, tmp_path):
+    (repository.root / "new.py").write_text("x = 1\n")
+    script = CAPTURE.format(package=repository.package, out=str(tmp_path))
+    env = {"GIT_INDEX_FILE": str(tmp_path / "elsewhere"), "GIT_DIR": str(tmp_path)}
+    repository.python("-c", script, env=env, check=True)
+    assert b"new.py" in (tmp_path / "code.patch").read_bytes()
+
+
+def test_a_patch_that_was_edited_is_refused(repository, tmp_path):
+    (repository.root / "new.py").write_text("x = 1\n")
+    capture(repository, tmp_path)
+    patch = tmp_path / "code.patch"
+    patch.write_bytes(patch.read_bytes().replace(b"+x = 1", b"+x = 2"))
+    assert "code.patch was changed" in restore(repository, tmp_path, check=False).stderr
+
+
+def test_a_missing_commit_is_named_with_where_to_fetch_it(repository, tmp_path):
+    described, _ = capture(repository, tmp_path)
+    described |= {"base": "1" * 40, "remote": "https://example.org/lab.git"}
+    Path(tmp_path, "code.json").write_text(json.dumps(described))
+    error = restore(repository, tmp_path, check=False).stderr
+    assert "111111111111" in error
+    assert "https://example.org/lab.git" in error

@@ -1,0 +1,136 @@
+"""Data sets as people have them: in the real formats, damaged, missing, and too large."""
+
+import json
+
+import pytest
+from datasets import write_cifar10, write_fashion_mnist, write_folder
+from training import outcome, outcomes
+
+pytestmark = pytest.mark.torch
+
+FOLDER = ["--dataset", "folder", "--data-dir", "data", "--image-size", "16", "--epochs", "2",
+          "--batch-size", "32"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dataset", "write", "sizes"),
+    [
+        ("cifar10", write_cifar10, [270, 30, 60]),
+        ("fashion_mnist", write_fashion_mnist, [270, 30, 60]),
+    ],
+)
+def test_a_data_set_in_torchvision_s_files_trains(repository, dataset, write, sizes):
+    write(repository.root / "data")
+    repository.train("--dataset", dataset, "--epochs", "3", check=True)
+    (run,) = repository.runs()
+    data = json.loads((run / "data.json").read_text())
+    assert list(data["sizes"].values()) == sizes
+    assert len(data["class_names"]) == 10
+    assert [sum(counts) for counts in data["class_counts"].values()] == sizes
+    assert outcome(run)["result"]["test_accuracy"] > 0.3  # chance is 0.1
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist"])
+def test_without_its_files_and_a_network_a_data_set_says_what_to_put_where(repository, dataset):
+    done = repository.train("--dataset", dataset, "--data-dir", repository.root / "nowhere",
+                            env={"https_proxy": "http://127.0.0.1:9", "no_proxy": ""})  # fmt: skip
+    assert done.returncode == 2
+    file = {"cifar10": "cifar-10-python.tar.gz", "fashion_mnist": "FashionMNIST/raw"}[dataset]
+    assert f"{repository.root}/nowhere/{file}" in done.stderr
+    assert "--dataset digits" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert repository.runs() == []
+
+
+def test_a_pickle_that_would_run_code_is_refused(repository):
+    write_cifar10(repository.root / "data")
+    evil = b"cos\nsystem\n(S'touch owned'\ntR."
+    (repository.root / "data" / "cifar-10-batches-py" / "data_batch_3").write_bytes(evil)
+    done = repository.train("--dataset", "cifar10")
+    assert done.returncode == 2
+    assert "data_batch_3 is damaged" in done.stderr
+    assert not (repository.root / "owned").exists()
+
+
+def test_a_folder_too_large_for_memory_gives_the_same_bits_with_any_number_of_workers(repository):
+    write_folder(repository.root / "data", ("train", "val", "test"))
+    memory, stream, workers = outcomes(
+        repository,
+        FOLDER,
+        [*FOLDER, "--memory-limit-mb", "0", "--workers", "0"],
+        [*FOLDER, "--memory-limit-mb", "0", "--workers", "2"],
+    )
+    assert memory == stream == workers
+
+
+def test_a_stream_cut_in_mid_epoch_goes_on_to_the_same_bits(repository):
+    from training import script
+
+    write_folder(repository.root / "data")
+    body = """
+stop_at = '''
+original = train.Training.save_if_asked
+def save_if_asked(self, started):
+    if self.progress.epoch == 1 and self.progress.step == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+    original(self, started)
+train.Training.save_if_asked = save_if_asked
+'''
+argv += ["--memory-limit-mb", "0"]
+assert run([*argv, "--runs-dir", "whole"]) == 0, open("../output.txt").read()
+assert run([*argv, "--runs-dir", "cut"], stop_at) == 143
+again = ["--resume", "latest", "--runs-dir", "cut", "--data-dir", "data", "--memory-limit-mb", "0"]
+assert run(again) == 0, open("../output.txt").read()
+"""
+    script(repository, body, argv=FOLDER)
+    whole, cut = (outcome(next((repository.root / name).glob("2*"))) for name in ("whole", "cut"))
+    assert whole == cut
+
+
+@pytest.mark.parametrize("limit", ["4096", "0"])
+def test_a_corrupt_image_is_named(repository, limit):
+    write_folder(repository.root / "data")
+    broken = sorted((repository.root / "data" / "train" / "dark").iterdir())[5]
+    broken.write_bytes(broken.read_bytes()[:40])
+    done = repository.train(*FOLDER, "--memory-limit-mb", limit)
+    assert done.returncode == 2
+    assert str(broken) in done.stderr
+    assert "not a readable image" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_without_classes_or_images_or_at_all_is_said(repository):
+    data = repository.root / "data"
+    done = repository.train(*FOLDER)
+    assert (done.returncode, "train/<class>/*.png" in done.stderr) == (2, True)
+    (data / "train" / "only").mkdir(parents=True)
+    done = repository.train(*FOLDER)
+    assert done.returncode == 2
+    assert "['only']" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_two_ranks_share_no_image_and_miss_none(repository):
+    code = f"""
+import torch
+from types import SimpleNamespace
+from {repository.package}.batches import TrainingBatches
+from {repository.package}.config import Config, RunOptions
+from {repository.package}.data import load_splits
+config = Config()
+splits = load_splits(config, RunOptions())
+def epoch(rank, size):
+    world = SimpleNamespace(rank=rank, size=size, device=torch.device("cpu"))
+    batches = TrainingBatches(splits, config, world, 0)
+    return list(batches.epoch(torch.Generator().manual_seed(3)))
+whole, first, second = epoch(0, 1), epoch(0, 2), epoch(1, 2)
+assert len(whole) == len(first) == len(second)
+for one, left, right in zip(whole, first, second):
+    for k in (0, 1):
+        assert torch.equal(one[k][0::2], left[k]) and torch.equal(one[k][1::2], right[k])
+seen = torch.cat([images for images, _ in whole])
+assert len(seen) == len(whole) * 64
+splits_pixels = [split.pixels.flatten(1) for split in (splits.train, splits.validation, splits.test)]
+assert sum(map(len, splits_pixels)) == 1797
+"""
+    repository.python("-c", code, check=True)

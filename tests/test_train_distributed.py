@@ -1,0 +1,127 @@
+"""Two real processes train one model, by torchrun and gloo."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from training import outcome
+
+pytestmark = [pytest.mark.torch, pytest.mark.slow]
+
+
+def torchrun(project, *arguments, wait=True, before=()):
+    """Run `train.py` in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher += ["--master-port", port, "--signals-to-handle", "SIGTERM,SIGINT,SIGUSR1"]
+    command = [*launcher, *before, "train.py", *arguments]
+    if wait:
+        return project.run(*command)
+    return subprocess.Popen(
+        [str(part) for part in command],
+        cwd=project.root, env=project.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def test_two_processes_give_the_same_bits_again_also_when_stopped_in_mid_epoch(repository):
+    first = torchrun(repository, "--epochs", "6")
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("test accuracy") == 1  # rank 0 alone records
+    process = torchrun(repository, "--epochs", "6", wait=False)
+    for line in process.stdout:
+        if "epoch 2 " in line:
+            break
+    process.send_signal(signal.SIGUSR1)
+    process.stdout.read()
+    assert process.wait(timeout=60) == 1  # the agent's own exit code, whatever the ranks say
+    again = torchrun(repository, "--resume", "latest")
+    assert again.returncode == 0, again.stderr
+    where = re.search(r"goes on at epoch (\d+), step (\d+)", again.stdout)
+    assert int(where[1]) >= 2
+    whole, cut = map(outcome, repository.runs())
+    assert whole == cut
+
+
+def test_a_run_goes_on_with_as_many_processes_as_it_began_with(repository):
+    torchrun(repository, "--epochs", "2", "--stop-after-epochs", "1")
+    done = repository.train("--resume", "latest")
+    assert done.returncode == 2
+    assert "begun by 2 processes" in done.stderr
+
+
+GRADIENTS = """
+import sys
+sys.path.insert(0, ".")
+import torch, train
+from torch import nn
+models = sys.modules[train.build_model.__module__]
+models.MODELS["plain"] = lambda shape, classes: nn.Sequential(
+    nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, classes))
+step = torch.optim.AdamW.step
+def keep(self, *arguments):
+    if not hasattr(self, "kept"):
+        self.kept = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+        torch.save(self.kept, sys.argv[1] + ".gradients")
+    return step(self, *arguments)
+torch.optim.AdamW.step = keep
+train.main(["--model", "plain", "--epochs", "1"])
+"""
+
+
+def test_the_first_gradients_equal_those_of_one_process(repository):
+    import torch
+
+    (repository.root / "gradients.py").write_text(GRADIENTS)
+    repository.python("gradients.py", "one", check=True)
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    repository.python(*command, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+                      "gradients.py", "two", check=True)  # fmt: skip
+    one, two = (torch.load(repository.root / f"{name}.gradients") for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-5)
+
+
+def test_accuracy_over_three_seeds_is_within_one_and_a_half_points_of_one_process(repository):
+    from training import outcomes
+
+    seeds = ("1", "2", "3")
+    one = outcomes(repository, *(["--seed", seed, "--epochs", "15"] for seed in seeds))
+    for seed in seeds:
+        torchrun(repository, "--seed", seed, "--epochs", "15")
+    two = [outcome(run) for run in repository.runs()]
+    mean = [sum(run["result"]["test_accuracy"] for run in runs) / 3 for runs in (one, two)]
+    assert abs(mean[0] - mean[1]) <= 0.015, mean
+
+
+def test_a_rank_that_dies_ends_the_run_with_its_name_instead_of_a_hang(repository):
+    process = torchrun(repository, "--epochs", "500", wait=False)
+    for line in process.stdout:
+        if "epoch 1 " in line:
+            break
+    children = subprocess.run(
+        ["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False
+    )
+    victim = int(children.stdout.split()[1])
+    os.kill(victim, signal.SIGKILL)
+    started = time.monotonic()
+    rest = process.stdout.read()
+    assert process.wait(timeout=120) == 1
+    assert time.monotonic() - started < 60
+    assert "Signal 9 (SIGKILL)" in rest
+    assert str(victim) in rest
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(repository):
+    done = torchrun(repository, "--batch-size", "33")
+    assert done.returncode == 1
+    assert "--batch-size 33" in done.stderr
+    assert "multiple of the 2 processes" in done.stderr
+    assert repository.runs() == []

@@ -1,0 +1,187 @@
+"""From a split to batches on the device: order, augmentation and normalisation by tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .config import Config, UserError
+
+EVALUATION_BATCH = 500  # fixed: another size could give other bits
+
+
+def draw_changes(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
+    """Draw from `generator` how `count` images change: int64 of shape (count, 3).
+
+    A row is the window's row and column, 0 to 2 `shift`, and 1 where `flip` swaps left and right.
+    """
+    places = torch.randint(0, 2 * shift + 1, (count, 2), generator=generator)
+    flips = torch.randint(0, 2, (count, 1), generator=generator) * int(flip)
+    return torch.cat([places, flips], dim=1)
+
+
+def augment(pixels: Tensor, changes: Tensor, shift: int) -> Tensor:
+    """Shift (up to `shift`) and flip `pixels`, uint8 (N, height, width, channels), by `changes`."""
+    index = torch.arange(len(pixels), device=pixels.device)
+    return _cut(_windows(pixels, shift), index, changes)
+
+
+def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """Scale pixels to mean 0 and deviation 1 in each channel.
+
+    Parameters
+    ----------
+    pixels : Tensor
+        uint8 (N, height, width, channels), contiguous.
+    mean, deviation : Tensor
+        float32 (channels,), in units of a pixel's 0 to 255.
+
+    Returns
+    -------
+    Tensor
+        float32 (N, channels, height, width) in the memory format channels_last.
+    """
+    width = pixels.shape[2]  # constants repeated over a row make the inner loop long
+    scale, offset = (1 / deviation).repeat(width), (-mean / deviation).repeat(width)
+    values = torch.addcmul(offset, pixels.flatten(2).float(), scale)
+    return values.view(pixels.shape).permute(0, 3, 1, 2)
+
+
+class TrainingBatches:
+    """The training images in random order, augmented, for one of a world's processes.
+
+    Every process draws the same order and takes each `world.size`-th image of a batch: together
+    they see what one process would see.
+
+    Parameters
+    ----------
+    splits : Splits
+        On `world.device`.
+    config : Config
+        Its `batch_size` (of all processes together) and `augment` count.
+    world : World
+        Its `rank`, `size` and `device` count.
+    workers : int
+        Processes that read files, where the images do not lie in memory.
+
+    Raises
+    ------
+    UserError
+        If the batch size cannot be had.
+    """
+
+    def __init__(self, splits: Any, config: Config, world: Any, workers: int):
+        self.split, self.batch_size = splits.train, config.batch_size
+        self.world, self.workers = world, workers
+        if config.batch_size % world.size or config.batch_size > len(splits.train):
+            raise UserError(
+                f"--batch-size {config.batch_size}: use at most the {len(splits.train)} training "
+                f"images, and a multiple of the {world.size} processes"
+            )
+        self.shift = splits.shift if config.augment else 0
+        self.flip = splits.flip and config.augment
+        self.statistics = [value.to(world.device) for value in splits.statistics]
+        self.windows = None
+        if self.split.pixels is not None:
+            self.windows = _windows(self.split.pixels, self.shift)
+
+    def __len__(self) -> int:
+        return len(self.split) // self.batch_size
+
+    def epoch(
+        self, generator: torch.Generator, first_step: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield one epoch's batches from `first_step` on; images that fill no batch are left out.
+
+        What `generator` draws does not depend on `first_step`. Images have the shape (batch_size /
+        size, channels, height, width), float32; labels (batch_size / size,), int64.
+        """
+        count, device = len(self) * self.batch_size, self.world.device
+        order = torch.randperm(len(self.split), generator=generator)[:count]
+        changes = draw_changes(count, self.shift, self.flip, generator)
+        mine = slice(self.world.rank, None, self.world.size)
+        indices = [part[mine] for part in order.split(self.batch_size)][first_step:]
+        changes = [part[mine] for part in changes.to(device).split(self.batch_size)][first_step:]
+        if self.windows is None:
+            pages = _read_ahead(self.split, indices, self.workers, device)
+        for number, index in enumerate(part.to(device) for part in indices):
+            if self.windows is None:
+                pixels = augment(next(pages), changes[number], self.shift)
+            else:
+                pixels = _cut(self.windows, index, changes[number])
+            yield normalise(pixels, *self.statistics), self.split.labels[index]
+
+
+def evaluation_batches(
+    splits: Any, split: Any, world: Any, workers: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the share of a process of `world` of `split`, in order, normalised as `splits` says.
+
+    Shapes are those of training; `workers` processes read what does not lie in memory.
+    """
+    statistics = [value.to(world.device) for value in splits.statistics]
+    indices = torch.arange(world.rank, len(split), world.size).split(EVALUATION_BATCH)
+    if split.pixels is None:
+        pages = _read_ahead(split, indices, workers, world.device)
+    else:
+        pages = (split.read(index) for index in indices)
+    for index, pixels in zip(indices, pages, strict=True):
+        yield normalise(pixels, *statistics), split.labels[index.to(world.device)]
+
+
+def _windows(pixels: Tensor, shift: int) -> Tensor:
+    """View images in a black border by where a window begins: (N, row, column, h, w, c)."""
+    padded = functional.pad(pixels, (0, 0, shift, shift, shift, shift)).contiguous()
+    places = 2 * shift + 1
+    image, row, column, channel = padded.stride()
+    shape = (len(pixels), places, places, *pixels.shape[1:])
+    return padded.as_strided(shape, (image, row, column, row, column, channel))
+
+
+def _cut(windows: Tensor, index: Tensor, changes: Tensor) -> Tensor:
+    """Take the images at `index`, each at its own place, some of them flipped."""
+    changes = changes.to(windows.device)
+    pixels = windows[index, changes[:, 0], changes[:, 1]]
+    flipped = changes[:, 2].bool()[:, None, None, None]
+    return torch.where(flipped, pixels.flip(2), pixels)
+
+
+class _Files(torch.utils.data.Dataset):
+    """Images that worker processes read; for a damaged one, its error."""
+
+    def __init__(self, split: Any):
+        self.split = split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, number: int) -> Tensor | UserError:
+        try:
+            return self.split.read(torch.tensor([number]))[0]
+        except UserError as error:
+            return error
+
+
+def _read_ahead(
+    split: Any, indices: list[Tensor], workers: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Read batches of files; the number of workers changes the speed alone."""
+    loader = torch.utils.data.DataLoader(
+        _Files(split),
+        batch_sampler=[index.tolist() for index in indices],
+        num_workers=workers,
+        collate_fn=list,
+        generator=torch.Generator(),  # making a loader must not move the global one
+    )
+    for images in loader:
+        for image in images:
+            if isinstance(image, UserError):
+                raise image
+        pixels = torch.stack(images)
+        if device.type == "cuda":
+            pixels = pixels.pin_memory()
+        yield pixels.to(device, non_blocking=True)

@@ -1,0 +1,136 @@
+"""Every value that changes a number, and the command line made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+ROOT = Path(__file__).resolve().parents[2]  # notebooks run elsewhere, so never the working folder
+MINIMUM = {"epochs": 1, "batch_size": 1, "threads": 1, "image_size": 8, "workers": 0,
+           "stop_after_epochs": 1, "checkpoint_minutes": 0, "learning_rate": 1e-12,
+           "weight_decay": 0, "seed": 0, "split_seed": 0}  # fmt: skip
+
+
+class UserError(Exception):
+    """Something that the user asked for cannot be done; one line that names the remedy."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What changes numbers. A new hyperparameter is one line here."""
+
+    dataset: str = "digits"  # digits, cifar10, fashion_mnist, folder: a line of DATASETS in data.py
+    model: str = "simple_cnn"  # simple_cnn, resnet18: a line of MODELS in models.py
+    epochs: int = 30
+    batch_size: int = 64  # global, split across processes
+    learning_rate: float = 0.01  # peak of the one-cycle schedule
+    weight_decay: float = 0.01
+    augment: bool = True  # random shifts, and flips where they keep the meaning
+    seed: int = 42  # of the weights, the order of the batches, the augmentation
+    split_seed: int = 0  # of the cut into training, validation and, where none comes along, test
+    image_size: int = 64  # folder: images are scaled and cropped to this square
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    amp: Literal["none", "bf16"] = "none"  # automatic mixed precision
+    deterministic: bool = True  # refuse operations whose result differs from run to run
+    threads: int = 1  # of PyTorch on the CPU: another number, other bits
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What changes no number."""
+
+    data_dir: Path = ROOT / "data"  # for folder: the one that holds train/<class>/*.png
+    runs_dir: Path = ROOT / "runs"
+    checkpoint_minutes: float = 5.0  # at most this, and one step, is lost when killed
+    stop_after_epochs: int | None = None  # save and stop when so many are complete
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|latest")] = None  # go on with this
+    memory_limit_mb: int = 4096  # folder: more megabytes of pixels are read while training
+    workers: int = 2  # processes that read them
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
+    run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
+
+
+def parse_arguments(
+    argv: list[str] | None = None, base: Config | None = None
+) -> tuple[Config, RunOptions]:
+    """Read the command line of `train.py`.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        By default the arguments of the process.
+    base : Config, optional
+        The values of flags that are not given.
+
+    Returns
+    -------
+    config : Config
+        What changes numbers.
+    options : RunOptions
+        With absolute paths.
+
+    Raises
+    ------
+    UserError
+        If a number is out of range. (A wrong flag ends the process with exit code 2.)
+    """
+    arguments = sys.argv[1:] if argv is None else [str(part) for part in argv]
+    default = _Arguments(config=base or Config())
+    parsed = tyro.cli(
+        _Arguments,
+        prog="train.py",
+        description="Train a model, and keep the run as a record.",
+        args=arguments,
+        default=default,
+    )
+    given = vars(parsed.config) | vars(parsed.run)
+    for name, smallest in MINIMUM.items():
+        if given[name] is not None and not given[name] >= smallest:
+            flag = name.replace("_", "-")
+            raise UserError(f"--{flag} {given[name]} is out of range; use {smallest} or more")
+    paths = {name: given[name].expanduser().absolute() for name in ("data_dir", "runs_dir")}
+    return parsed.config, dataclasses.replace(parsed.run, **paths)
+
+
+def continue_config(argv: list[str] | None, recorded: dict[str, Any]) -> Config:
+    """Take the values of a run that goes on, and refuse flags that differ from them.
+
+    Parameters
+    ----------
+    argv : list of str or None
+        The arguments that were given now.
+    recorded : dict
+        The run's `config.json`; what it lacks takes its default.
+
+    Returns
+    -------
+    Config
+        The recorded values.
+
+    Raises
+    ------
+    UserError
+        If a flag given now differs, each named, or `Config` no longer has a recorded field.
+    """
+    unknown = recorded.keys() - vars(Config()).keys()
+    if unknown:
+        raise UserError(f"the run has {', '.join(sorted(unknown))}, which Config no longer has")
+    base = Config(**recorded)
+    given = vars(parse_arguments(argv, base)[0])
+    differing = [
+        f"--{name.replace('_', '-')} {given[name]} (recorded: {value})"
+        for name, value in vars(base).items()
+        if given[name] != value and (name, given[name]) != ("device", "auto")
+    ]
+    if differing:
+        raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")
+    return base

@@ -1,0 +1,95 @@
+"""The processes of one training: this one's rank, how many there are, and the device."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from .config import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """One process among `size`; rank 0 alone records."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: Any = None  # a group on the CPU: agreeing must not make a GPU wait
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """Make all processes train one model, which lies on `device`."""
+        if self.size == 1:
+            return model
+        if self.device.type == "cpu":  # where SyncBatchNorm cannot be
+            return nn.parallel.DistributedDataParallel(model)
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return nn.parallel.DistributedDataParallel(model, device_ids=[self.device])
+
+    def agree(self, value: int) -> int:
+        """Return the largest `value` of all processes, everywhere."""
+        if self.size == 1:
+            return value
+        shared = torch.tensor(value)
+        distributed.all_reduce(shared, distributed.ReduceOp.MAX, group=self.control)
+        return int(shared)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of all processes' `values`, of any shape, on `device`."""
+        values = values.clone()
+        if self.size > 1:
+            distributed.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """Return every process's `value`, by rank."""
+        values = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(values, value, group=self.control)
+        return values
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give the `model` of every process rank 0's buffers: batch norm's running statistics."""
+        for buffer in model.buffers() if self.size > 1 else ():
+            distributed.broadcast(buffer, src=0)
+
+
+def join_world(device: str) -> World:
+    """Join the processes that torchrun started, or be the only one.
+
+    Parameters
+    ----------
+    device : {'auto', 'cpu', 'cuda', 'mps'}
+        `auto` takes cuda, else mps, else cpu. The backend is NCCL for cuda, else gloo.
+
+    Returns
+    -------
+    World
+        Rank, size and device.
+
+    Raises
+    ------
+    UserError
+        If PyTorch has no such device here.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        device = next((name for name, usable in there.items() if usable), "cpu")
+    if not there.get(device, True):
+        raise UserError(f"--device {device}: PyTorch finds none here; `lab doctor` says why")
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    place = torch.device(device)
+    if device == "cuda":
+        place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
+    if size == 1:
+        return World(0, 1, place)
+    if not distributed.is_initialized():
+        distributed.init_process_group("nccl" if device == "cuda" else "gloo")
+        atexit.register(distributed.destroy_process_group)
+    return World(distributed.get_rank(), size, place, distributed.new_group(backend="gloo"))

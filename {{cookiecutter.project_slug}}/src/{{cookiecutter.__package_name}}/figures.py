@@ -1,0 +1,226 @@
+"""The pictures of sections 3, 5 and 6, drawn from a run's record with no model in memory.
+
+Each function takes a `Record` (the first two also `Splits`: they read `data` and `samples` alone)
+and returns a `Chart`, which is a matplotlib figure. Colours are those of Okabe and Ito, told apart
+by the colour-blind, and lines have styles, told apart in print. The same record gives the same
+bytes. Images have the shape (samples, height, width, channels), probabilities (samples, classes).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from sklearn import metrics
+
+from .lab.records import Record
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MANY = 30  # with more classes than this, not all are named and counted in a picture
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+}
+
+
+class Chart(Figure):
+    """A figure with a title that says what is seen and a caption that says how to read it."""
+
+    title = caption = ""
+
+    def _repr_mimebundle_(self, include=None, exclude=None):  # noqa: ARG002 (Jupyter passes them)
+        """Give Jupyter the picture, and `lab report` what to write beside it."""
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", metadata={"Software": None})  # equal data, equal bytes
+        data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
+        words = {"alt": self.title, "caption": self.caption}
+        return {**data, "text/plain": self.title}, {"image/png": words}
+
+
+def _chart(title: str, caption: str, rows=1, columns=1, height=3.2):
+    """Start a chart of `height` inches; return it with its axes, always in two dimensions."""
+    with mpl.style.context(["default", STYLE]):  # whatever the user's own settings are
+        chart = Chart(figsize=(7.5, height), dpi=150, layout="constrained")
+        chart.title, chart.caption = title, caption
+        chart.suptitle(title, x=0.01, ha="left", fontsize=12)
+        return chart, chart.subplots(rows, columns, squeeze=False)
+
+
+def _line(index: int) -> dict[str, str]:
+    """Return the colour and the style of line number `index`."""
+    row = index // len(COLOURS)
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[row % len(DASHES)]}
+
+
+def _name_ticks(axis, names: list) -> None:
+    """Write class names along an axis, every so manyth where they would not fit."""
+    step = -(-len(names) // MANY)
+    long = max(len(str(name)) for name in names) * len(names) / step > 60
+    axis.set_ticks(range(0, len(names), step), names[::step])
+    if axis.axis_name == "x" and long:
+        axis.set_tick_params(rotation=90)
+
+
+def _draw(axes, image: np.ndarray, low: float, high: float, title: str = "") -> None:
+    """Draw one image whose values lie between `low` and `high`."""
+    pixels = ((image - low) / max(high - low, 1e-9)).clip(0, 1)
+    axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8)
+
+
+def class_distribution(source: Any) -> Chart:
+    """Draw how many samples of each class each split of `source` has, as grouped bars."""
+    names, counts = source.data["class_names"], source.data["class_counts"]
+    sizes = ", ".join(f"{sum(values)} {split}" for split, values in counts.items())
+    share = max(counts["train"]) / max(min(counts["train"]), 1)
+    chart, [[axes]] = _chart(
+        f"The largest class is {share:.2f} times the smallest (training split)",
+        f"Samples of each class in each split: {sizes}.",
+    )
+    for index, (split, values) in enumerate(counts.items()):
+        places = np.arange(len(names)) + (index - 1) * 0.27
+        look = {"color": COLOURS[index], "hatch": ("", "///", "...")[index], "edgecolor": "white"}
+        axes.bar(places, values, width=0.27, label=split, **look)
+    _name_ticks(axes.xaxis, names)
+    axes.grid(visible=False, axis="x")
+    axes.set(xlabel="class", ylabel="samples")
+    axes.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), frameon=False)
+    return chart
+
+
+def samples(source: Any, columns: int = 10) -> Chart:
+    """Draw `columns` training samples of `source` as stored, augmented and normalised."""
+    sheet, names = source.samples, source.data["class_names"]
+    columns = min(columns, len(sheet["labels"]))
+    low, high = float(sheet["normalised"].min()), float(sheet["normalised"].max())
+    chart, axes = _chart(
+        "What is stored, and what the model sees",
+        f"{columns} training samples: as stored; augmented, one random draw of many; normalised, "
+        f"to values between {low:.1f} and {high:.1f}.",
+        *(3, columns, 3.0),
+    )
+    for row, kind in enumerate(("images", "augmented", "normalised")):
+        bounds = (low, high) if kind == "normalised" else (0, 255)
+        for column in range(columns):
+            name = names[int(sheet["labels"][column])] if row == 0 else ""
+            _draw(axes[row, column], sheet[kind][column], *bounds, title=name)
+        axes[row, 0].set_ylabel(kind.replace("images", "stored"), fontsize=9)
+    return chart
+
+
+def learning_curves(record: Record) -> Chart:
+    """Draw loss, accuracy and learning rate of each epoch, with the chosen one marked."""
+    lines, best = record.metrics, record.result["best_epoch"]
+    found = {line["epoch"]: line["validation_accuracy"] for line in lines}[best]
+    chart, [axes] = _chart(
+        f"Epoch {best} of {len(lines)} is chosen: {found:.2%} of the validation images are right",
+        f"Loss, accuracy and learning rate of each epoch. The dotted line marks epoch {best}, "
+        "chosen by its validation loss, whose weights are the ones tested.",
+        columns=3,
+    )
+    for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
+        for index, split in enumerate([""] if name == "learning_rate" else ["train", "validation"]):
+            values = [line[f"{split}_{name}".strip("_")] for line in lines]
+            look = {"color": COLOURS[index], "linestyle": DASHES[index], "label": split}
+            panel.plot([line["epoch"] for line in lines], values, marker=".", **look)
+        panel.axvline(best, color="0.3", linestyle=":")
+        panel.set(title=name.replace("_", " "), xlabel="epoch")
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+    axes[0].set_yscale("log")
+    axes[1].legend(loc="lower right", frameon=False)
+    return chart
+
+
+def gradient_norm(record: Record) -> Chart:
+    """Draw the norm of the gradients of each epoch, which shows whether they vanish."""
+    norms = [line["gradient_norm"] for line in record.metrics]
+    chart, [[axes]] = _chart(
+        f"The gradient's norm stays between {min(norms):.2g} and {max(norms):.2g}",
+        "L2 norm of the gradients in each epoch, on a logarithmic scale.",
+        height=2.4,
+    )
+    axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
+    axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return chart
+
+
+def confusion_matrix(record: Record) -> Chart:
+    """Draw which class is taken for which on the test set: shares by colour, counts as numbers."""
+    names, labels = record.data["class_names"], record.predictions["labels"]
+    said = record.predictions["probabilities"].argmax(1)
+    counts = metrics.confusion_matrix(labels, said, labels=range(len(names)))
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    chart, [[axes]] = _chart(
+        f"{np.trace(counts)} of {counts.sum()} test images are classified correctly",
+        "Confusion matrix of the test set. The number is the count, the colour its share of the "
+        "true class.",
+        height=4.8,
+    )
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(counts) if len(names) <= MANY else ():
+        ink = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, counts[row, column], ha="center", va="center", color=ink)
+    _name_ticks(axes.xaxis, names)
+    _name_ticks(axes.yaxis, names)
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    chart.colorbar(picture, label="share of the true class", shrink=0.8)
+    return chart
+
+
+def roc_curves(record: Record) -> Chart:
+    """Draw the ROC of each class against the rest, and the micro average, with their areas."""
+    names, scores = record.data["class_names"], record.predictions["probabilities"]
+    truth = record.predictions["labels"][:, None] == np.arange(len(names))
+    tested = [index for index in range(len(names)) if truth[:, index].any()]
+    curves = {index: metrics.roc_curve(truth[:, index], scores[:, index])[:2] for index in tested}
+    areas = {index: metrics.auc(*curve) for index, curve in curves.items()}
+    micro = metrics.roc_curve(truth.ravel(), scores.ravel())[:2]
+    worst = sorted(tested, key=areas.get)[:10]
+    chart, [axes] = _chart(
+        f"The lowest AUC of a class is {areas[worst[0]]:.4f}",
+        f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
+        "On the right the upper left corner, enlarged.",
+        *(1, 2, 4.2),
+    )
+    for panel in axes:
+        panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
+        for place, index in enumerate(tested):
+            label = f"{names[index]}: {areas[index]:.4f}" if index in worst else None
+            panel.plot(*curves[index], label=label, **_line(place))
+        panel.plot(*micro, color="0.4", linewidth=4, alpha=0.4, label="micro average")
+        panel.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes[0].legend(title="class: AUC", loc="lower right", fontsize=8)
+    axes[1].set(xlim=(-0.002, 0.1), ylim=(0.9, 1.002))
+    return chart
+
+
+def confident_mistakes(record: Record, columns: int = 6) -> Chart:
+    """Draw the `columns` wrong predictions of which the model was surest, with both labels."""
+    names, found = record.data["class_names"], record.predictions
+    wrong = found["wrong_index"][: 2 * columns]
+    rows = max(-(-len(wrong) // columns), 1)
+    chart, axes = _chart(
+        "The mistakes of which the model is surest" if len(wrong) else "There are no mistakes",
+        "Wrongly classified test images, with the probability that the model gave to its answer.",
+        *(rows, columns, 0.5 + 1.6 * rows if len(wrong) else 0.4),
+    )
+    for place, panel in enumerate(axes.flat):
+        if place >= len(wrong):
+            panel.set_axis_off()
+            continue
+        scores, image = found["probabilities"][wrong[place]], found["wrong_images"][place]
+        true, said = names[found["labels"][wrong[place]]], names[scores.argmax()]
+        _draw(panel, image, 0, 255, f"true {true}, said {said}\n({scores.max():.0%})")
+    return chart

@@ -1,0 +1,1 @@
+"""The bench: records, notebooks, reports and checks. Nothing in here changes a number."""

@@ -1,0 +1,65 @@
+"""Files that people read and diff: JSON, and the card of a run that git keeps beside its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .project import LabError, write_whole
+
+if TYPE_CHECKING:
+    from .records import Record
+
+CARD = ("config.json", "environment.json", "code.json", "code.patch", "data.json",
+        "metrics.jsonl", "result.json", "verification.json")  # fmt: skip
+CARD_BYTES = 200_000  # of a patch: beyond this, a card is too much for git
+
+
+def write_card(record: Record, folder: Path) -> None:
+    """Copy what runs a record again and judges the outcome: text alone, small enough for git.
+
+    Parameters
+    ----------
+    record : Record
+        A run, or another card of one.
+    folder : Path
+        For example `reports/01_baseline/run`. A verdict that stands there stays if it is on the
+        same run; one that stands beside the record is copied.
+
+    Raises
+    ------
+    LabError
+        If the changes since the base commit are too large for a card.
+    """
+    patch = record.path / "code.patch"
+    if patch.exists() and patch.stat().st_size > CARD_BYTES:
+        size = patch.stat().st_size // 1000
+        hint = "commit them, merge or push them to the default branch, and run again"
+        raise LabError(f"the code of {record.id} is a patch of {size} KB; {hint}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if type(record)(folder).id != record.id:
+        (folder / "verification.json").unlink(missing_ok=True)
+    for name in CARD:
+        if (record.path / name).exists():
+            write_whole(folder / name, (record.path / name).read_bytes())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON that a person can read and diff: one line a key, one line a package.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : dict
+        What it holds.
+    """
+    lines = []
+    for key, value in content.items():
+        text = json.dumps(value, ensure_ascii=False)
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)
+            text = f"[\n  {items}\n ]"
+        lines.append(f" {json.dumps(key)}: {text}")
+    write_whole(path, "{\n" + ",\n".join(lines) + "\n}\n")

@@ -1,0 +1,134 @@
+"""The state of a run on disk, and the signals on which it is saved."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError,
+           pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slurm's warning
+
+
+class Checkpoints:
+    """Saves the state of a run now and then, and reads the newest one that is whole.
+
+    Parameters
+    ----------
+    folder : Path
+        The run's.
+    minutes : float
+        How often; at most this much work, and one step, is lost.
+    """
+
+    def __init__(self, folder: Path, minutes: float):
+        self.folder, self.minutes = folder, minutes
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Say whether the time for the next checkpoint has come."""
+        return time.monotonic() - self._last >= self.minutes * 60
+
+    def save(self, state: dict[str, Any], best: dict[str, Any]) -> None:
+        """Write `checkpoint.pt` and `best.pt`; the one before stays as `checkpoint.previous.pt`.
+
+        Parameters
+        ----------
+        state : dict
+            Tensors, numbers, strings, lists and dictionaries alone.
+        best : dict of str to Tensor
+            The weights of the best epoch; empty before the first is complete.
+        """
+        current = self.folder / "checkpoint.pt"
+        scratch = _write(current, state)
+        if current.exists():
+            os.replace(current, self.folder / "checkpoint.previous.pt")
+        os.replace(scratch, current)
+        if best:
+            os.replace(_write(self.folder / "best.pt", best), self.folder / "best.pt")
+        _flush_folder(self.folder)
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """Read the newest checkpoint that is whole.
+
+        Returns
+        -------
+        dict or None
+            Tensors on the CPU; `None` where no checkpoint can be read.
+        """
+        import torch
+
+        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+            path = self.folder / name
+            if not path.exists():
+                continue
+            try:
+                with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                    if archive.testzip():
+                        raise zipfile.BadZipFile("a checksum differs")
+                # weights_only: a file from a stranger runs no code
+                return torch.load(path, map_location="cpu", weights_only=True)
+            except DAMAGED as error:
+                reason = (str(error) or repr(error)).splitlines()[0]
+                print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
+        return None
+
+
+class StopSignals:
+    """While it is entered, a signal asks the run to save and stop instead of killing it."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in (getattr(signal, name, None) for name in SIGNALS):
+                if number is not None:
+                    self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: object) -> None:
+        """Remember the signal; the loop looks after every step."""
+        self.received = int(number)
+
+
+def _write(path: Path, state: dict[str, Any]) -> Path:
+    """Write a file beside `path`, wait until the disk has it, and return where it lies."""
+    import torch
+
+    scratch = path.with_name(f"{path.name}.new")
+    try:
+        with scratch.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException as error:
+        scratch.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError):  # torch hides the full disk behind its own error
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+    return scratch
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the new names outlive a power failure, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,204 @@
+"""`lab check`: does a notebook hold what its readers look for? Quick: no jupytext, no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from . import pairs
+from .notebooks import Cell, digest, plainly_in_step, read_cells
+from .percent import in_step
+from .project import LabError, git
+from .results import readme_findings
+
+PROMPT = "**To write:**"
+SECTIONS = {  # title: what it needs (see NEEDS), and what to do about a prompt that is left
+    "1. Purpose": ("prose", "write the hypothesis"),
+    "2. Environment": ("code", "say what the run needs"),
+    "3. Data": ("figure", "describe the data"),
+    "4. Model": ("code", "say why the model is built this way"),
+    "5. Training": ("training", "say how it is trained"),
+    "6. Results": ("figure", "interpret the results"),
+    "7. Conclusion and next steps": ("prose", "answer the hypothesis"),
+}
+NEEDS = {
+    "prose": ("has no prose", r"\w"),
+    "code": ("has no code", r"\S"),
+    "figure": ("draws no figure", r"figures\.\w|plt\.|\.plot|imshow|\bImage\(|\bdisplay\("),
+    "training": ("neither runs train.py nor loads a record", r"train\.py|[Rr]ecord|find\("),
+}
+SEED = re.compile(r"\bseed\s*=\s*\d|seed_everything\(|manual_seed\(|--seed[ =]\d")
+TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
+RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
+MACHINE = re.compile(
+    r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
+    r"|(?<!\w)[A-Za-z]:\\+\w[\w\\.-]+"
+)
+SECRETS = {
+    "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
+    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{22}",
+    "a GitLab token": r"\bglpat-[\w-]{20}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30}",
+    "an API key": r"\bsk-[\w-]{20}|\bAIza[\w-]{35}",
+    "a Slack token": r"\bxox[abprs]-[\w-]{10}",
+    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s]{12,}[\"']"
+    r"|://[^/\s:@]+:[^/\s:@]+@",
+}
+Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
+
+
+def check(root: Path, names: list[str], strict: bool = False) -> int:
+    """Print what is to be mended, one line a finding.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    names : list of str
+        Notebooks; none means all. Those in `notebooks/scratch` are left in peace.
+    strict : bool
+        Count warnings as errors.
+
+    Returns
+    -------
+    int
+        1 if there is an error, else 0.
+    """
+    asked = [pairs.find_notebook(root, name) for name in names] or pairs.stems(root)
+    scratch = root / "notebooks" / "scratch"
+    stems = [stem for stem in dict.fromkeys(asked) if scratch not in stem.parents]
+    tracked = set(git(root, "ls-files", "reports", check=False).stdout.splitlines())
+    found = []
+    for stem in stems:
+        path = stem.with_suffix(".py").relative_to(root).as_posix()
+        found += [(path, *finding) for finding in findings(root, stem, tracked)]
+    found += [("README.md", *finding, False) for finding in readme_findings(root)]
+    errors = [finding for finding in found if finding[3]]
+    for path, line, text, _ in errors + [finding for finding in found if not finding[3]]:
+        print(f"{path}:{line}: {text}")
+    if strict or not found:
+        return int(bool(found))
+    if len(found) > len(errors):
+        print(f"{len(found) - len(errors)} warnings do not stop a commit (--strict counts them)")
+    return int(bool(errors))
+
+
+def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
+    """Check one notebook.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    stem : Path
+        The pair, without suffix.
+    tracked : set of str, optional
+        What git holds of `reports`; without it nobody asks whether the run's record is there.
+
+    Yields
+    ------
+    tuple of int, str and bool
+        The line, what is to be mended and how, and whether it stops a commit.
+    """
+    half = stem.with_suffix(".py")
+    if not half.exists():
+        yield 1, "this half is missing; lab sync writes it", True
+        return
+    text = half.read_text(encoding="utf-8")
+    cells = read_cells(text)
+    yield from _sections(cells)
+    yield from _contents(root, cells)
+    yield from _report(root, stem, cells, tracked)
+    if not _in_step(stem.with_suffix(".ipynb"), text, cells):
+        yield 1, "its two halves differ; lab sync brings them in step", False
+
+
+def _sections(cells: list[Cell]) -> Found:
+    """Find what is wrong with the seven sections."""
+    prose = [cell for cell in cells if cell.kind == "markdown"]
+    if not any(cell.find(r"(?m)^# \S") for cell in prose):
+        yield 1, "no title; begin with a cell that says `# The question`", True
+    parts: list[tuple[str, int, list[Cell]]] = []
+    for cell in cells:
+        heading = re.search(r"(?m)^## +(.*\S)", cell.source) if cell.kind == "markdown" else None
+        if heading:
+            parts.append((heading[1], cell.find(r"(?m)^## "), []))
+        if parts:
+            parts[-1][2].append(cell)
+    order = [name for name, _, _ in parts]
+    for name in SECTIONS:
+        if name not in order:
+            yield 1, f"section `## {name}` is missing; write it, in a cell of its own", True
+    known = [name for name in SECTIONS if name in order]
+    for name, line, inside in parts:
+        if name not in SECTIONS:
+            yield line, f"`## {name}` is none of the seven sections; make it level 3 (###)", True
+        elif not known or name != known.pop(0):
+            yield line, f"section `## {name}` is out of order or there twice; move it", True
+            known = []
+        else:
+            yield from _section(name, line, inside)
+
+
+def _section(name: str, line: int, cells: list[Cell]) -> Found:
+    """Find what a section lacks."""
+    need, remedy = SECTIONS[name]
+    prompts = [cell.find(re.escape(PROMPT)) for cell in cells if PROMPT in cell.source]
+    for prompt in prompts:
+        yield prompt, f"section {name[0]} still holds its prompt; {remedy}", False
+    prose = "\n".join(cell.source for cell in cells if cell.kind == "markdown")
+    prose = re.sub(r"(?m)^#+ .*$", "", prose)
+    code = "\n".join(cell.source for cell in cells if cell.kind == "code")
+    code = re.sub(r"(?m)^\s*#.*$", "", code)
+    lack, pattern = NEEDS[need]
+    if not re.search(pattern, prose if need == "prose" else code):
+        yield line, f"section {name[0]} {lack}; {remedy}", True
+    elif name == "1. Purpose" and not prompts and not re.search(r"\d", prose):
+        yield line, "the hypothesis has no number; say what is measured, and how much of it", False
+
+
+def _contents(root: Path, cells: list[Cell]) -> Found:
+    """Find what must not stand in any cell, and training before the seed."""
+    seeded = False
+    for cell in cells:
+        for line, text in enumerate(cell.source.splitlines(), cell.line):
+            if MACHINE.search(text) or str(root) in text or f"{Path.home()}/" in text:
+                yield line, "a path of this machine; write it relative to the project", True
+            for name, pattern in SECRETS.items():
+                if re.search(pattern, text):
+                    yield line, f"this looks like {name}; revoke it, and read it from outside", True
+            if RUN_ID.search(text):
+                yield line, "a run's id, which the next run makes stale; print record.id", False
+            if cell.kind == "markdown" or text.lstrip().startswith("#"):
+                continue
+            if re.match(r"\s+%{1,2}[a-z]+( |$)", text):  # jupytext takes the file for "hydrogen"
+                yield line, "an indented magic, which Jupyter would comment out; unindent it", True
+            seeded = seeded or SEED.search(text)
+            if TRAINING.search(text) and not seeded:
+                yield line, "data or training before any seed; set `seed = 42` further up", True
+                seeded = True
+
+
+def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None) -> Found:
+    """Find whether the report is stale."""
+    name = stem.relative_to(root / "notebooks").as_posix()
+    report = root / "reports" / name / "README.md"
+    if not report.exists():
+        return
+    if digest(cells) not in report.read_text(encoding="utf-8"):
+        yield 1, f"its report is stale: the notebook changed since; lab report {name}", False
+    card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
+    if not all((root / part).exists() for part in card):
+        yield 1, f"its report is stale: it has no run record; lab report {name}", False
+    elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
+        yield 1, f"its report's run record is not in git; git add reports/{name}", False
+
+
+def _in_step(other: Path, text: str, cells: list[Cell]) -> bool:
+    """Tell whether the other half says the same; jupytext is asked only in doubt."""
+    try:
+        return plainly_in_step(other, cells) or in_step(other.read_bytes(), text)
+    except (OSError, LabError):  # missing, or no notebook
+        return False

@@ -1,0 +1,211 @@
+"""`lab`: the commands around an experiment. Each imports what it needs when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from .project import LabError, find_root
+
+RUN_HELP = "a run's id, a unique prefix of it, its folder, `latest`, or a folder in reports/"
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    parser = argparse.ArgumentParser(
+        prog="lab",
+        description="Keep experiments as records that anyone can read, diff and run again.",
+        epilog="Exit codes: 0 good; 1 what was asked about does not hold; 2 it could not be asked.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+
+    command("setup", "after a clone or a generation: git, hooks, notebook filter, pairs in step")
+
+    doctor = command("doctor", "what is wrong with this checkout, and the command that mends it")
+    doctor.add_argument("--deep", action="store_true", help="compare installed files by hash")
+    doctor.add_argument("--json", action="store_true", help="for scripts")
+
+    new = command("new", "the next numbered notebook pair, from the skeleton")
+    new.add_argument("title", help="the question, as it stands at the top of the notebook")
+    new.add_argument("--from", dest="source", metavar="NOTEBOOK", help="start from this one")
+
+    check = command("check", "sections in order, no prompt left, seeds first, report not stale")
+    check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
+    check.add_argument("--strict", action="store_true", help="warnings are errors (for CI)")
+
+    sync = command("sync", "bring both halves of a notebook in step, by content")
+    sync.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
+    sync.add_argument("--undo", action="store_true", help="put back what the last sync replaced")
+
+    guard = command("guard", "refuse notebooks in git that are not clean, paired and in step")
+    which = guard.add_mutually_exclusive_group(required=True)
+    which.add_argument("--staged", action="store_true", help="what the next commit would hold")
+    which.add_argument("--all", action="store_true", help="every notebook that git tracks")
+    guard.add_argument("--fix", action="store_true", help="bring refused pairs in step on disk")
+    guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: these, too")
+
+    report = command("report", "execute a notebook and publish it under reports/")
+    report.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
+    report.add_argument("--run", metavar="RUN", help="report this run instead of training anew")
+    report.add_argument("--to", default="md,html,pdf", help="formats, by default md,html,pdf")
+    report.add_argument(
+        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
+        help="set a parameter of the notebook; may be given more than once",
+    )  # fmt: skip
+    report.add_argument("--with-code", action="store_true", help="show the code in the PDF, too")
+    report.add_argument("--again", action="store_true", help="execute even if no code changed")
+    report.add_argument("--readme", action="store_true", help="fill the README's results table")
+
+    runs = command("runs", "list the runs")
+    runs.add_argument("--json", action="store_true", help="for scripts")
+    runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
+                      help="only these, e.g. model=simple_cnn or test_accuracy>=0.99")  # fmt: skip
+    runs.add_argument(
+        "--sort", metavar="FIELD", help="config field or metric; --sort=-FIELD turns it"
+    )
+    runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
+
+    compare = command("compare", "how two runs differ: config, code, environment, data, metrics")
+    compare.add_argument("first", metavar="RUN", help=RUN_HELP)
+    compare.add_argument("second", metavar="RUN", help=RUN_HELP)
+
+    verify = command("verify", "run a record again and say whether it came out the same")
+    verify.add_argument("run", metavar="RUN", help=RUN_HELP)
+    verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
+    verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
+    verify.add_argument("--restore", type=Path, metavar="ENV_DIR", help="rebuild the environment")
+
+    logbook = command("logbook", "one page of all runs, to open in a browser")
+    logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")
+
+    lock = command("lock", "write the lock files, with build hashes")
+    lock.add_argument("--check", action="store_true", help="only say whether they are up to date")
+
+    submit = command("submit", "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4")
+    submit.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
+                        help="an option for sbatch, e.g. --sbatch=--time=01:00:00")  # fmt: skip
+    submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
+    submit.add_argument("arguments", nargs="*", metavar="ARGUMENT",
+                        help="train.py's, after --; 0..4 means a job for each")  # fmt: skip
+
+    merge = commands.add_parser("merge-driver")  # called by git alone, so without a line of help
+    merge.add_argument("paths", nargs=4)
+    return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    """Call the command's function."""
+    name = arguments.command
+    if name == "merge-driver":
+        from . import pairs
+
+        return pairs.merge_driver(*arguments.paths)
+    root = find_root()
+    if name == "setup":
+        from . import setup
+
+        return setup.setup(root)
+    if name == "doctor":
+        from . import doctor
+
+        return doctor.doctor(root, arguments.deep, arguments.json)
+    if name == "new":
+        from . import notebooks
+
+        return notebooks.new(root, arguments.title, arguments.source)
+    if name == "check":
+        from . import checks
+
+        return checks.check(root, arguments.notebooks, arguments.strict)
+    if name == "sync":
+        from . import pairs
+
+        return pairs.sync(root, arguments.notebooks, arguments.undo)
+    if name == "guard":
+        from . import guard
+
+        return guard.guard(root, arguments.staged, arguments.files, arguments.fix)
+    if name == "report":
+        from . import report, results
+
+        if arguments.notebook is None and not arguments.readme:
+            raise LabError("which notebook? for example: lab report 01_baseline")
+        code = arguments.notebook and report.report(
+            root,
+            arguments.notebook,
+            run=arguments.run,
+            formats=arguments.to.split(","),
+            parameters=dict(arguments.parameters),
+            with_code=arguments.with_code,
+            again=arguments.again,
+        )
+        return code or (results.readme_table(root) if arguments.readme else 0)
+    if name in ("runs", "compare"):
+        from . import compare
+
+        if name == "compare":
+            return compare.compare(root, arguments.first, arguments.second)
+        options = (arguments.json, arguments.where, arguments.sort, arguments.group)
+        return compare.runs(root, *options)
+    if name == "verify":
+        from . import verify
+
+        options = (arguments.tolerance, arguments.epochs, arguments.restore)
+        return verify.verify(root, arguments.run, *options)
+    if name == "logbook":
+        from . import logbook
+
+        return logbook.logbook(root, arguments.output)
+    if name == "lock":
+        from . import locks
+
+        return locks.lock(root, arguments.check)
+    from . import submit
+
+    return submit.submit(root, arguments.arguments, arguments.sbatch, arguments.lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command of `lab`.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        0 good; 1 what was asked about does not hold; 2 it could not be asked.
+    """
+    for stream in (sys.stdout, sys.stderr):  # a Windows console's code page lacks most scripts
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    arguments = _parser().parse_args(argv)
+    try:
+        return _run(arguments)
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:  # the classic: a shell without the environment
+        text = f"lab: {error}: activate the project's environment, or make it (README, Set up)"
+        print(text, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lab: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `lab runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a full disk, a folder without write permission
+        print(f"lab: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,285 @@
+"""What code a run is made with, captured beside git's own index."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import hashlib
+import os
+import re
+import shutil
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from .project import LabError, git
+
+LARGE = 100_000  # bytes; untracked files above this are listed with their hash, not copied
+LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
+NOT_CODE = ":(exclude)reports"  # made from records: in the patch they would nest without end
+SECRET_NAMES = (
+    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.kdbx",
+    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc",
+    ".pgpass", ".htpasswd", ".git-credentials", "*credential*", "*secret*", "kaggle.json",
+    "service[-_]account*.json", "token", "token.*", "*.token",
+)  # fmt: skip
+SECRET_TEXT = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY|\bA[KS]IA[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}"
+    rb"|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}|\bhf_\w{30,}|\bsk-[\w-]{20,}"
+    rb"|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{35}|\bpypi-[\w-]{50,}|\bnpm_\w{36}"
+    rb"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.|://[^\s/:@'\"]+:[^\s/@'\"]+@"
+    rb"|(?i:(?:api|access)_?key|_token|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][\w+/=-]{16,}[\"']"
+)
+DIFF = (
+    "diff", "--cached", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv",
+    "--diff-algorithm=myers", "--find-renames", "--ignore-submodules=all", "--src-prefix=a/",
+    "--dst-prefix=b/", "--unified=3", "--inter-hunk-context=0",
+)  # fmt: skip
+
+
+def tilde(text: object) -> str:
+    """Return text or a path with the home folder as `~`: records are shared."""
+    home = re.escape(str(Path.home()))
+    return re.sub(rf"{home}(?=$|[/\\:\"'])", "~", str(text)) if len(home) > 3 else str(text)
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file at `path` in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def beside(root: Path) -> Iterator[dict[str, str]]:
+    """Give an environment in which git has an index and objects of its own; LabError if it fails.
+
+    What it reads of the repository at `root` stays as it is.
+    """
+    env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    settings = {"core.fsmonitor": "false", "core.safecrlf": "false", "core.hooksPath": os.devnull}
+    env["GIT_CONFIG_COUNT"] = str(len(settings))
+    for number, (key, value) in enumerate(settings.items()):
+        env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    asked = ("--show-toplevel", "--git-path", "index", "--git-path", "objects")
+    lines = git(root, "rev-parse", "--path-format=absolute", *asked, env=env).stdout.splitlines()
+    if Path(lines[0]).resolve() != root.resolve():
+        raise LabError(f"{root} is not the top of a git repository; run `lab setup`")
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as scratch:
+        store = Path(scratch, "objects", "info")
+        store.mkdir(parents=True)
+        (store / "alternates").write_bytes(os.fsencode(lines[2]) + b"\n")
+        env |= {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": str(store.parent)}
+        if Path(lines[1]).exists():
+            shutil.copy(lines[1], f"{scratch}/index")
+        yield env
+
+
+def _base(root: Path, env: dict) -> str:
+    """Return the newest commit that is also on the remote's default branch, else HEAD."""
+    head = git(root, "rev-parse", "HEAD^{commit}", env=env).stdout.strip()
+    remotes = git(root, "remote", env=env).stdout.split()
+    remote = "origin" if "origin" in remotes else (remotes or [""])[0]
+    for branch in ("HEAD", "main", "master") if remote else ():
+        name = f"refs/remotes/{remote}/{branch}"
+        shared = git(root, "merge-base", "HEAD", name, env=env, check=False)
+        if shared.returncode == 0:
+            return shared.stdout.strip()
+    return head
+
+
+def _remote(root: Path, env: dict) -> str | None:
+    """Return the remote's address without credentials."""
+    remotes = git(root, "remote", env=env).stdout.split()
+    if not remotes:
+        return None
+    name = "origin" if "origin" in remotes else remotes[0]
+    url = git(root, "remote", "get-url", name, env=env, check=False).stdout.strip()
+    url = re.sub(r"^(https?://|ftps?://)[^/]*@", r"\1", url.split("?")[0])
+    return tilde(re.sub(r"^(\w+://[^/:@]*):[^/]*@", r"\1@", url))
+
+
+def listing(root: Path, path: str, why: str) -> dict:
+    """Describe the file `path` under `root` that the record does not hold, and `why`."""
+    file = Path(root, path)
+    try:
+        size, digest = (file.stat().st_size, sha256(file)) if file.is_file() else (0, None)
+    except OSError:
+        size, digest = 0, None
+    shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return {"path": tilde(shown), "sha256": digest, "bytes": size, "why": why}
+
+
+def _reason_to_leave_out(root: Path, path: str, untracked: bool, held: int) -> str | None:
+    """Say why a file's contents must not go into the record."""
+    file = Path(root, path)
+    name = PurePosixPath(path).name.lower()
+    if name.endswith(
+        (".py", ".ipynb", ".md")
+    ):  # secret_sharing.py is code: only its text can give it away
+        name = ""
+    if any(fnmatch.fnmatch(name, pattern) for pattern in SECRET_NAMES):
+        return "may be a secret"
+    if file.is_symlink() or not file.is_file():
+        return None
+    size = file.stat().st_size
+    if untracked and (size > LARGE or held + size > LARGE_TOGETHER):
+        return f"untracked and larger than {LARGE} bytes" if size > LARGE else "too much untracked"
+    return "may be a secret" if SECRET_TEXT.search(file.read_bytes()) else None
+
+
+def _stage(root: Path, base: str, env: dict) -> list[dict]:
+    """Bring the temporary index in step with the working tree; return what is left out."""
+
+    def names(*arguments: str) -> list[str]:
+        out = git(root, *arguments, env=env, text=False).stdout
+        return [os.fsdecode(name) for name in out.split(b"\0") if name]
+
+    def update(paths: list[str], *options: str) -> None:
+        given = b"".join(os.fsencode(path) + b"\0" for path in paths)
+        git(root, "update-index", *options, "-z", "--stdin", env=env, text=False, input=given)
+
+    flags = names("ls-files", "-v", "-z")  # "H name"; other letters: git was told not to look
+    hidden = [line[2:] for line in flags if line[0].islower() or line[0] == "S"]
+    for option in ("--no-assume-unchanged", "--no-skip-worktree") if hidden else ():
+        update([path for path in hidden if os.path.lexists(root / path)], option)
+    listed, kept, held = [], [], 0
+    for path in names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", NOT_CODE):
+        if path.endswith("/"):  # a repository within: named as a submodule, by its commit
+            continue
+        why = _reason_to_leave_out(root, path, untracked=True, held=held)
+        if why:
+            listed.append(listing(root, path, why))
+        else:
+            kept.append(path)
+            held += Path(root, path).lstat().st_size
+    options = ("--name-only", "--no-renames", "--ignore-submodules=all", "-z")
+    changed = names("diff-files", *options, "--", ".", NOT_CODE)
+    update([*changed, *kept], "--add", "--remove", "--replace")
+    for path in kept:  # attributes such as text=auto must not take a new file's \r from it
+        file = root / path
+        if file.suffix != ".ipynb" and not file.is_symlink() and b"\r\n" in file.read_bytes():
+            blob = git(root, "hash-object", "-w", "--no-filters", "--", path, env=env)
+            mode = "100755" if os.access(file, os.X_OK) else "100644"
+            info = f"{mode},{blob.stdout.strip()},{path}"
+            git(root, "update-index", "--cacheinfo", info, env=env)
+    changed = set(names("diff", "--cached", *options, base, "--", ".", NOT_CODE)) - set(kept)
+    secret = [path for path in sorted(changed) if _reason_to_leave_out(root, path, False, 0)]
+    if SECRET_TEXT.search(git(root, *DIFF, base, env=env, text=False).stdout):  # also in old lines
+        one = [(path, (*DIFF, base, "--", f":(literal){path}")) for path in changed]
+        shown = [(path, git(root, *diff, env=env, text=False).stdout) for path, diff in one]
+        secret += [path for path, part in shown if SECRET_TEXT.search(part)]
+    if secret:
+        literal = "\0".join(f":(literal){path}" for path in sorted(set(secret)))
+        git(root, "reset", "-q", base, "--pathspec-from-file=-", "--pathspec-file-nul",
+            env=env, input=literal)  # fmt: skip
+        listed += [listing(root, path, "may be a secret") for path in sorted(set(secret))]
+    return listed
+
+
+def state_of(submodule: Path) -> str | None:
+    """Hash what a submodule holds beyond its commit; `None` where it holds no more."""
+    status = ("status", "--porcelain", "-z", "--untracked-files=all")
+    if not git(submodule, *status, check=False, text=False).stdout:
+        return None
+    changes = git(submodule, "diff", "HEAD", "--binary", text=False, check=False)  # no HEAD yet?
+    total = hashlib.sha256(changes.stdout)
+    others = git(submodule, "ls-files", "--others", "--exclude-standard", "-z").stdout
+    for path in others.split("\0")[:-1]:
+        total.update(f"{path} {listing(submodule, path, '')['sha256']}\n".encode())
+    return total.hexdigest()
+
+
+def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
+    """Return the submodules, and what the run can read though its repository lacks it."""
+    tracked, submodules, listed, links = set(), [], [], []
+    for entry in git(root, "ls-files", "--stage", "-z", env=env).stdout.split("\0")[:-1]:
+        mode, path = entry.split(" ", 1)[0], entry.split("\t", 1)[1]
+        tracked.add(str(root / path))
+        if mode == "120000":
+            links.append(path)
+        elif mode == "160000":
+            submodules.append(path)
+    others = ("ls-files", "--others", "--exclude-standard", "--directory", "-z")
+    folders = [name.rstrip("/") for name in git(root, *others, env=env).stdout.split("\0")[:-1]]
+    submodules += [name for name in folders if Path(root, name, ".git").exists()]
+    for path in links:
+        target = (root / path).resolve()
+        if target.is_file() and str(target) not in tracked:
+            listed.append(listing(root, path, "behind a symbolic link"))
+        elif target.is_dir() and not target.is_relative_to(root):
+            for file in sorted(target.rglob("*.py")):
+                inner = f"{path}/{file.relative_to(target).as_posix()}"
+                listed.append(listing(root, inner, "behind a symbolic link"))
+    within = tuple(str(root / path) + os.sep for path in (*submodules, *links))
+    known = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    for file in sorted(files):
+        library = "-packages" in file or file.startswith(known)
+        if library or not file.endswith(".py") or file in tracked or file.startswith(within):
+            continue
+        if not Path(file).is_absolute() or not Path(file).exists():  # "_ops.py": made in memory
+            continue
+        inside = Path(file).is_relative_to(root)
+        shown = Path(file).relative_to(root).as_posix() if inside else file
+        why = "imported, ignored by git" if inside else "imported from outside the repository"
+        listed.append(listing(root, shown, why))
+    found = []
+    for path in submodules:
+        head = git(root / path, "rev-parse", "-q", "--verify", "HEAD", check=False).stdout.strip()
+        found.append({"path": path, "commit": head or None, "changes": state_of(root / path)})
+    return found, listed
+
+
+def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
+    """Record the code as it is now; neither git's index nor the working tree is touched.
+
+    Parameters
+    ----------
+    root : Path
+        The project's, the top of a repository.
+    argv : list of str
+        The arguments of the run.
+
+    Returns
+    -------
+    code : dict
+        What `code.json` holds: `commit`, `base`, `branch`, `remote` without credentials, `dirty`,
+        `tree` (git's name for all that the patch restores), `argv`, `package_path`, `submodules`,
+        and `listed`: files whose hash alone is kept. `warning` where a run cannot be verified.
+    patch : bytes
+        From `base` to the working tree, staged and untracked files included, ignored ones,
+        `reports/`, secrets and large untracked files not.
+    """
+    said = [SECRET_TEXT.sub(b"***", os.fsencode(part)).decode("utf-8", "replace") for part in argv]
+    described = {"commit": None, "base": None, "branch": None, "remote": None, "dirty": None,
+                 "tree": None, "argv": [tilde(part) for part in said],
+                 "package_path": tilde(Path(__file__).parent.parent)}  # fmt: skip
+    root = root.resolve()
+    try:
+        with beside(root) as env:
+            base = _base(root, env)
+            listed = _stage(root, base, env)
+            patch = git(root, *DIFF, base, "--", ".", NOT_CODE, env=env, text=False).stdout
+            changed = git(root, "diff", "--cached", "--quiet", "HEAD", env=env, check=False)
+            branch = git(root, "symbolic-ref", "--short", "-q", "HEAD", env=env, check=False)
+            submodules, read = _surroundings(root, env)
+            seen = {item["path"] for item in listed}
+            described |= {
+                "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),
+                "base": base,
+                "branch": branch.stdout.strip() or None,
+                "remote": _remote(root, env),
+                "dirty": bool(changed.returncode or listed),
+                "tree": git(root, "write-tree", env=env).stdout.strip(),
+                "patch_sha256": hashlib.sha256(patch).hexdigest(),
+                "submodules": submodules,
+                "listed": [*listed, *(item for item in read if item["path"] not in seen)],
+            }
+    except LabError as error:
+        hint = "no commit holds this code, so `lab verify` will not be able to run it again"
+        described["warning"] = f"{hint}; `lab setup` makes a first commit ({error})"
+        return described, b""
+    return described, patch

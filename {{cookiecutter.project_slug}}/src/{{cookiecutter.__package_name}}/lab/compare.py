@@ -1,0 +1,274 @@
+"""`lab runs` and `lab compare`: many records in a table, two side by side by cause."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+from .project import LabError
+from .records import Record, find
+from .submit import show_jobs
+
+OPERATORS = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le,
+             ">": operator.gt, "<": operator.lt}  # fmt: skip
+NOT_CONFIG = {
+    "run", "state", "verdict", "path", "seed", "seconds", "epoch", "best_epoch", "test_loss",
+    "test_accuracy", "weights_sha256", "best_weights_sha256", "train_loss", "train_accuracy",
+    "validation_loss", "validation_accuracy", "gradient_norm",
+}  # fmt: skip
+SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds",
+         "test_accuracy", "test_accuracy_sd"}  # fmt: skip
+BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "different": "✗ different"}
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object; empty where it does not (a `Path` costs as much)."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+            content = json.loads(file.read().decode())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
+    """Read what a table shows of a run: three small files, four with its metrics.
+
+    Parameters
+    ----------
+    folder : str
+        A run's.
+    metrics : bool
+        Add those of the last epoch.
+
+    Returns
+    -------
+    dict
+        `run`, `state`, `verdict`, `path`, then every field of its config and its result.
+    """
+    config, result = _read(f"{folder}/config.json"), _read(f"{folder}/result.json")
+    finished = bool(config and result)
+    state = "finished" if finished else Record(Path(folder)).state
+    last = {} if finished and not metrics else (Record(Path(folder)).metrics or [{}])[-1]
+    verdict = _read(f"{folder}/verification.json").get("verdict") if finished else None
+    fixed = {"run": os.path.basename(folder), "state": state, "verdict": verdict, "path": folder}  # noqa: PTH119
+    return {**fixed, **last, **result, **config}
+
+
+def table_rows(runs_dir: Path, metrics: bool = False) -> list[dict[str, Any]]:
+    """Read all runs below a folder, oldest first; what is no record is named and skipped.
+
+    Parameters
+    ----------
+    runs_dir : Path
+        A project's `runs`.
+    metrics : bool
+        Add those of the last epoch.
+
+    Returns
+    -------
+    list of dict
+        As `row_of` gives them.
+    """
+    rows = []
+    entries = list(os.scandir(runs_dir)) if runs_dir.is_dir() else []
+    folders = [entry.path for entry in entries if entry.is_dir() and entry.name[0] != "."]
+    for folder in sorted(folders):
+        row = row_of(folder, metrics)
+        if row["state"] == "damaged" and not Path(folder, "config.json").exists():
+            print(f"skipped {folder}: it is no record", file=sys.stderr)
+        else:
+            rows.append(row)
+    return rows
+
+
+def _condition(text: str):
+    """Turn `model=resnet18` or `test_accuracy>=0.99` into a test of a row."""
+    parts = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", text)
+    if parts is None:
+        raise LabError(f"--where {text!r} is not understood; for example model=simple_cnn, seed<5")
+    field, sign, wanted = parts.groups()
+
+    def holds(row: dict[str, Any]) -> bool:
+        value, other = row.get(field), wanted
+        if isinstance(value, bool):
+            value = str(value).lower()
+            other = wanted.lower()
+        elif isinstance(value, int | float):
+            try:
+                other = float(wanted)
+            except ValueError:
+                return sign == "!="
+        elif value is None:
+            return sign == "!=" or (sign == "=" and wanted.lower() in ("", "none"))
+        return OPERATORS[sign](value, other)
+
+    return field, holds
+
+
+def _shown(value: Any) -> str:
+    """Write a value in few characters."""
+    if isinstance(value, str) and len(value) == 64 and value.isalnum():  # a hash
+        return f"{value[:16]}…"
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
+    """Print rows under their columns' names."""
+    cells = [columns, *([_shown(row.get(name)) for name in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    form = "  ".join(f"{{:<{width}}}" for width in widths)
+    print("\n".join([form.format(*line).rstrip() for line in cells]))
+
+
+def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Fold finished runs that differ in nothing but the seed.
+
+    Parameters
+    ----------
+    rows : list of dict
+        Runs.
+
+    Returns
+    -------
+    list of dict
+        The config without its seed, `seeds`, and of each result mean and `_sd`.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["state"] == "finished":
+            key = repr(sorted(item for item in row.items() if item[0] not in NOT_CONFIG))
+            groups.setdefault(key, []).append(row)
+    folded = []
+    for members in groups.values():
+        group = {name: members[0][name] for name in members[0] if name not in NOT_CONFIG}
+        group["seeds"] = len({row.get("seed") for row in members})
+        for name in ("test_accuracy", "test_loss"):
+            values = [row[name] for row in members if isinstance(row.get(name), int | float)]
+            group[name] = statistics.fmean(values) if values else None
+            group[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        folded.append(group)
+    return folded
+
+
+def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: bool) -> int:
+    """List the runs.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    as_json : bool
+        Every field, for scripts.
+    where : list of str
+        Conditions such as `model=resnet18`; all must hold.
+    sort : str, optional
+        A field of the config or a metric; `-` before it turns the order.
+    group : bool
+        Fold seeds together.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    LabError
+        If there is no such field, or a condition cannot be read.
+    """
+    conditions = [_condition(text) for text in where]
+    asked = {field for field, _ in conditions} | {(sort or "").lstrip("-")}
+    rows = table_rows(root / "runs")
+    if as_json or asked - {"", *(name for row in rows for name in row)}:
+        rows = table_rows(root / "runs", metrics=True)
+    show_jobs(root, rows)
+    known = {name for row in rows for name in row}
+    for field in asked - known - {""}:
+        raise LabError(f"no run has a field {field!r}; there are {', '.join(sorted(known))}")
+    rows = [row for row in rows if all(holds(row) for _, holds in conditions)]
+    if group:
+        rows = grouped(rows)
+    if sort:
+        name = sort.lstrip("-")
+        have = [row for row in rows if row.get(name) is not None]
+        have.sort(key=lambda row: (isinstance(row[name], str), row[name]), reverse=sort[0] == "-")
+        rows = have + [row for row in rows if row.get(name) is None]
+    if as_json:
+        print(json.dumps(rows, indent=1))
+        return 0
+    for row in rows if not group else ():
+        row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
+    for row in rows if group else ():
+        for name in ("test_accuracy", "test_loss"):
+            spread = row.pop(f"{name}_sd")
+            if spread is not None:
+                row[name] = f"{row[name]:.4g} ± {spread:.2g}"
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    hidden = {"path", "seconds", "weights_sha256", "best_weights_sha256", "epoch", "best_epoch"}
+    hidden |= {"train_loss", "train_accuracy", "validation_loss", "gradient_norm"}
+    columns = [name for name in names if name in SHOWN | asked or (name not in hidden and
+               any(row.get(name) != rows[0].get(name) for row in rows))]  # fmt: skip
+    _print_table(rows, columns or ["run"])
+    return 0
+
+
+def _sides(name: str, one: Any, other: Any) -> str:
+    """Write a value of both runs in a line."""
+    return f"  {name:<24} {_shown(one) or '-':<22} {_shown(other) or '-'}"
+
+
+def compare(root: Path, first: str, second: str) -> int:
+    """Say how two runs differ, by cause: config, code, environment, data; then their metrics.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    first, second : str
+        What `records.find` understands.
+
+    Returns
+    -------
+    int
+        0 when nothing differs, else 1.
+    """
+    from . import environment, worktree
+
+    one, other = find(root, first), find(root, second)
+    sections: dict[str, list[str]] = {"config": []}
+    for name in dict.fromkeys([*one.config, *other.config]):
+        if one.config.get(name) != other.config.get(name):
+            sections["config"].append(_sides(name, one.config.get(name), other.config.get(name)))
+    sections["code"] = worktree.diff(root, one, other)
+    changed = environment.differences(one.environment, other.environment)
+    sections["environment"] = [f"  {cause}: {line}" for cause in changed for line in changed[cause]]
+    sections["data"] = [
+        _sides(name, one.data.get(name), other.data.get(name))
+        for name in ("dataset", "fingerprint", "sizes", "class_names")
+        if one.data.get(name) != other.data.get(name)
+    ]
+    numbers, differ = [], False
+    last = [(record.metrics or [{}])[-1] | record.result for record in (one, other)]
+    for name in dict.fromkeys([*last[0], *last[1]]):
+        pair = [values.get(name) for values in last]
+        numbers.append(_sides(name.replace("_", " "), *pair))
+        differ = differ or (name != "seconds" and pair[0] != pair[1])
+    print(_sides("", one.id, other.id))
+    for title, lines in sections.items():
+        print(f"{title}: {'' if lines else 'the same'}")
+        print("\n".join(lines) + "\n" if lines else "", end="")
+    rows = zip(one.metrics, other.metrics, strict=False)
+    unlike = (a["epoch"] for a, b in rows if {**a, "seconds": 0} != {**b, "seconds": 0})
+    epoch = next(unlike, None)
+    print(f"metrics: {'the same' if not differ and epoch is None else ''}")
+    print("\n".join(numbers))
+    if epoch is not None:
+        print(f"  the first epoch that differs is {epoch}")
+    return int(differ or epoch is not None or any(sections.values()))

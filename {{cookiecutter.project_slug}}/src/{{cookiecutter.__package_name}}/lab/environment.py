@@ -1,0 +1,167 @@
+"""What this machine and its environment are, and how two of them differ."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .code import tilde
+from .packages import canonical, damaged, edited, packages  # noqa: F401 (what others ask for)
+
+VARIABLES = (  # what changes numbers, or the order and the text of things; none holds a secret
+    "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_WAIT_POLICY", "OMP_PROC_BIND",
+    "KMP_AFFINITY", "KMP_BLOCKTIME", "KMP_DETERMINISTIC_REDUCTION", "MKL_NUM_THREADS", "MKL_CBWR",
+    "MKL_DYNAMIC", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_NUM_THREADS",
+    "OPENBLAS_CORETYPE", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS",
+    "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE",
+    "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "NVIDIA_TF32_OVERRIDE", "CUDNN_FRONTEND",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "TORCH_BLAS_PREFER_CUBLASLT", "NCCL_ALGO", "NCCL_PROTO",
+    "PYTORCH_ENABLE_MPS_FALLBACK", "PYTHONHASHSEED", "PYTHONOPTIMIZE", "LD_PRELOAD",
+)  # fmt: skip
+SETTINGS = ("LANG", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE", "TZ")
+CAUSES = {
+    "threads": ("threads", "world_size"),
+    "hardware": ("device", "gpus", "driver", "cuda", "cudnn", "cpu_capability", "blas"),
+    "system": ("python", "implementation", "platform"),
+}
+INSTRUCTIONS = {"sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl",
+                "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16"}  # fmt: skip
+
+
+def _cpu() -> dict[str, Any]:
+    """Return the CPU's model, instruction set and number of cores."""
+    model, flags = platform.processor() or platform.machine(), set()
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = re.search(r"(?m)^model name\s*: (.+)$", text)[1]
+        flags = INSTRUCTIONS & set(re.search(r"(?m)^(?:flags|Features)\s*: (.+)$", text)[1].split())
+    except (OSError, TypeError):  # no Linux, or a CPU that is described otherwise
+        if sys.platform == "darwin":
+            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            done = subprocess.run(asked, capture_output=True, encoding="utf-8", check=False)
+            model = done.stdout.strip() or model
+    return {"model": model, "instructions": sorted(flags), "cores": os.cpu_count()}
+
+
+def _torch() -> dict[str, Any]:
+    """Return what PyTorch computes with, if it is imported already."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    text = torch.__config__.show()
+    blas = re.search(r"BLAS_INFO=([\w-]+)", text)
+    libraries = re.findall(r"(?m)^\s*- (Intel\(R\) (?:oneAPI )?(?:Math|MKL).+|OpenBLAS.+)$", text)
+    found = {
+        "torch": torch.__version__,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "blas": "; ".join([*(blas.groups() if blas else ()), *libraries]),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "gpus": [],
+    }
+    if torch.cuda.is_available():
+        found["cudnn"] = torch.backends.cudnn.version()
+        for index in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(index)
+            found["gpus"].append(f"{card.name}, compute capability {card.major}.{card.minor}")
+        driver = Path("/proc/driver/nvidia/version")
+        if driver.exists():
+            found["driver"] = driver.read_text(encoding="utf-8").splitlines()[0]
+    return found
+
+
+def capture(threads: int, world_size: int, device: str) -> dict[str, Any]:
+    """Describe the environment of a run.
+
+    Parameters
+    ----------
+    threads : int
+        Of PyTorch on the CPU.
+    world_size : int
+        The number of processes.
+    device : str
+        Where it computes: `cpu`, `cuda`, `mps`, or `auto`.
+
+    Returns
+    -------
+    dict
+        What `environment.json` holds.
+    """
+    return {
+        "python": platform.python_version(),
+        "implementation": platform.python_implementation(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "device": device,
+        "threads": threads,
+        "world_size": world_size,
+        "job": os.environ.get("LAB_JOB"),  # the queue's name for it: a requeued job looks for it
+        **_torch(),
+        "variables": {name: tilde(os.environ[name]) for name in VARIABLES if name in os.environ},
+        "settings": {name: tilde(os.environ[name]) for name in SETTINGS if name in os.environ},
+        "edited": edited(),
+        "packages": packages(),
+    }
+
+
+def _named(old: Any, new: Any) -> str:
+    """Show a change in few words."""
+    shown = ["none" if value in (None, "", []) else str(value) for value in (old, new)]
+    return " -> ".join(shown)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
+    """Say how two environments differ, by cause.
+
+    Parameters
+    ----------
+    old, new : dict
+        What two `environment.json` hold.
+
+    Returns
+    -------
+    dict of str to list of str
+        `packages`, `edited libraries`, `threads`, `hardware`, `system`, `variables`, and
+        `settings`, which should change no number (locale, time zone); only those that differ.
+    """
+    both: dict[str, list[str]] = {}
+
+    def note(cause: str, name: str, one: Any, other: Any) -> None:
+        if one != other:
+            both.setdefault(cause, []).append(f"{name}: {_named(one, other)}")
+
+    versions = []
+    for environment in (old, new):
+        listed = environment.get("packages") or []
+        installed = [one for one in listed if not one.get("editable")]  # that code is recorded
+        versions.append({canonical(one["name"]): _build(one) for one in installed})
+    for name in sorted(versions[0].keys() | versions[1].keys()):
+        note("packages", name, versions[0].get(name), versions[1].get(name))
+    edits = [{e["file"]: e["sha256"][:12] for e in one.get("edited") or ()} for one in (old, new)]
+    for file in sorted(edits[0].keys() | edits[1].keys()):
+        one, other = (
+            f"edited ({edit[file]})" if file in edit else "as installed" for edit in edits
+        )
+        note("edited libraries", file, one, other)
+    for cause, names in CAUSES.items():
+        for name in names:
+            note(cause, name.replace("_", " "), old.get(name), new.get(name))
+    cpus = [one.get("cpu") or {} for one in (old, new)]
+    for name in ("model", "instructions"):
+        note("hardware", f"CPU {name}", *(cpu.get(name) for cpu in cpus))
+    for cause in ("variables", "settings"):
+        values = [one.get(cause) or {} for one in (old, new)]
+        for name in sorted(values[0].keys() | values[1].keys()):
+            note(cause, name, *(value.get(name) for value in values))
+    return both
+
+
+def _build(package: dict[str, Any]) -> str:
+    """Return what tells two builds of a package apart, for people."""
+    build = package.get("build") or package.get("source") or ""
+    return f"{package['version']} {build}".strip()

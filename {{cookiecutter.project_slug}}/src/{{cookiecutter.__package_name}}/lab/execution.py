@@ -1,0 +1,180 @@
+"""Execute a notebook in a fresh kernel of this interpreter, or take the outputs of last time."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from .project import LabError, package_of, project_env, write_whole
+
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class CellError(Exception):
+    """A cell failed; the message shows it, `notebook` holds what was executed up to there.
+
+    Parameters
+    ----------
+    text : str
+        The message.
+    notebook : dict
+        As far as it was executed.
+    """
+
+    def __init__(self, text: str, notebook: dict):
+        super().__init__(text)
+        self.notebook = notebook
+
+
+def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
+    """Add a cell to `notebook` that sets other `parameters`; LabError where it has no such cell."""
+    cells = notebook["cells"]
+    tagged = [i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])]
+    if not parameters:
+        return
+    if not tagged:
+        raise LabError("the notebook has no cell tagged `parameters`; tag the one that sets them")
+    tree = ast.parse("".join(cells[tagged[0]]["source"]))
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    known = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+    lines = []
+    for name, value in parameters.items():
+        if name not in known:
+            raise LabError(f"the notebook has no parameter {name!r}; it has {', '.join(known)}")
+        with contextlib.suppress(ValueError, SyntaxError):  # a plain word
+            value = ast.literal_eval(value)
+        lines.append(f"{name} = {value!r}  # set by lab report")
+    cell = {"cell_type": "code", "id": "set-by-lab", "metadata": {"tags": ["injected-parameters"]}}
+    cell |= {"source": "\n".join(lines), "outputs": [], "execution_count": None}
+    cells.insert(tagged[0] + 1, cell)
+    if "run" in parameters:
+        _show_instead_of_training(cells)
+    notebook["metadata"]["lab"] = {"changed": sorted(parameters.keys() - {"run"})}
+
+
+def _show_instead_of_training(cells: list[dict]) -> None:
+    """Put the reported run where the notebook trains one."""
+    training = re.compile(r"(?m)^%run \S*train\.py.*$")
+    found = [cell for cell in cells if training.search("".join(cell["source"]))]
+    if not found:
+        raise LabError("the notebook has no line `%run ../train.py ...`, in whose place a run goes")
+    for cell in found:
+        shown = "record = find(ROOT, run)  # set by lab report, instead of training"
+        cell["source"] = training.sub(shown, "".join(cell["source"]))
+
+
+def code_digest(root: Path, notebook: dict) -> str:
+    """Hash what outputs depend on: the code of `notebook`, and the research code under `root`."""
+    total = hashlib.sha256()
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            total.update("".join(cell["source"]).encode() + b"\0")
+    for path in [root / "train.py", *sorted((root / "src" / package_of(root)).glob("*.py"))]:
+        total.update(path.read_bytes() + b"\0")
+    return total.hexdigest()
+
+
+def read_notebook(path: Path) -> dict | None:
+    """Read the notebook at `path` if it is there and whole, each cell's source as one string."""
+    try:
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            cell["source"] = "".join(cell["source"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return notebook
+
+
+def dump(path: Path, notebook: dict) -> None:
+    """Write `notebook` to `path`."""
+    write_whole(path, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
+
+
+def take_outputs(notebook: dict, last: dict) -> None:
+    """Put into `notebook` the outputs that the `last` report has under the same code."""
+    executed = iter(cell for cell in last["cells"] if cell["cell_type"] == "code")
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = next(executed)["outputs"]
+    notebook["metadata"]["lab"] = last["metadata"]["lab"]
+
+
+def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
+    """Execute `notebook` in a fresh kernel, in the folder of `stem`; CellError where a cell fails.
+
+    The code is of the project at `root`; its digest, `code`, goes into the metadata.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # an optional check that costs two seconds
+    from concurrent.futures import ThreadPoolExecutor
+
+    import nbformat
+    from jupyter_client import AsyncKernelManager
+    from jupyter_client.kernelspec import KernelSpecManager
+    from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
+    from tqdm import tqdm
+
+    probe = {"cell_type": "code", "id": "lab-probe", "metadata": {}, "outputs": []}
+    probe |= {
+        "source": "print(getattr(globals().get('record'), 'path', ''))",
+        "execution_count": None,
+    }
+    node = nbformat.from_dict({**notebook, "cells": [*notebook["cells"], probe]})
+    failed = False
+
+    def after(cell, **_):
+        """Stop at any error in the output: `%run` hides those of the script from the reply."""
+        nonlocal failed
+        bar.update()
+        failed = any(part["output_type"] == "error" for part in cell["outputs"])
+        if failed and "raises-exception" not in cell["metadata"].get("tags", []):
+            raise CellError(_say(stem, node, cell), _plain(node))
+
+    count = sum(cell["cell_type"] == "code" for cell in node["cells"])
+    with tqdm(total=count, unit="cell", desc=stem.name, leave=False, disable=None) as bar:
+        where = {"metadata": {"path": str(stem.parent)}}
+        client = NotebookClient(
+            node, resources=where, shutdown_kernel="immediate", on_cell_executed=after
+        )
+        client.extra_arguments = ["--log-level=40"]  # errors alone: a bar is being drawn
+        kernels = KernelSpecManager(kernel_dirs=[])  # not a user's own kernel of the same name
+        client.km = AsyncKernelManager(kernel_spec_manager=kernels, kernel_name="python3")
+        with ThreadPoolExecutor(1) as pool:  # so that an interrupt comes to us
+            future = pool.submit(client.execute, env=project_env(root))
+            try:
+                future.result()
+            except DeadKernelError:
+                raise CellError(f"{stem.name}: the kernel died (memory?)", _plain(node)) from None
+            except KeyboardInterrupt:
+                kernel = getattr(client.km.provisioner, "process", None)
+                if kernel:
+                    kernel.kill()
+                raise
+    executed = _plain(node)
+    printed = "".join(part.get("text", "") for part in executed["cells"].pop()["outputs"])
+    notebook["cells"] = executed["cells"]
+    notebook["metadata"].setdefault("lab", {}).update(code=code, run=printed.strip())
+
+
+def _plain(node) -> dict:
+    """Turn nbformat's objects into dicts, without execution times."""
+    notebook = json.loads(json.dumps(node))
+    for cell in notebook["cells"]:
+        cell["metadata"].pop("execution", None)
+    return notebook
+
+
+def _say(stem: Path, node, cell) -> str:
+    """Show a failed cell with its error."""
+    before = node["cells"][: node["cells"].index(cell)]
+    prose = "\n".join(one["source"] for one in before if one["cell_type"] == "markdown")
+    section = re.findall(r"(?m)^## (.*)", prose)[-1:] or ["the top"]
+    errors = [part for part in cell["outputs"] if part["output_type"] == "error"]
+    trace = "\n".join(errors[0]["traceback"])
+    code = "\n".join("    " + line for line in cell["source"].splitlines())
+    return f"{stem.name}: a cell of section {section[0]!r} failed:\n{code}\n{ANSI.sub('', trace)}"

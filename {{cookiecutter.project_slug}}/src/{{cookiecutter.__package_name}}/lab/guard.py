@@ -1,0 +1,207 @@
+"""Refuse notebooks in git that are not clean, paired and in step.
+
+It judges what git holds, not what is on disk, and needs nothing set up: in a clone with
+pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from . import nbfilter
+from .project import LabError, git
+
+# What nbstripout strips by default, beside outputs and counts (its command line's own list).
+REFEREE_KEYS = [
+    "metadata.signature",
+    "metadata.widgets",
+    "cell.metadata.collapsed",
+    "cell.metadata.ExecuteTime",
+    "cell.metadata.execution",
+    "cell.metadata.heading_collapsed",
+    "cell.metadata.hidden",
+    "cell.metadata.scrolled",
+]
+
+
+class Finding(NamedTuple):
+    """What is wrong with a notebook in git, and what to type."""
+
+    path: str
+    what: str
+    remedy: str
+    mendable: bool = True  # by `lab sync` and the filter, without a person
+
+
+def tracked(root: Path, revision: str | None) -> dict[str, str]:
+    """Map the notebooks under `root`, and their `.py`, to blobs of `revision` or of the index."""
+    if revision is None:
+        entries = git(root, "ls-files", "-s", "-z").stdout
+    else:
+        entries = git(root, "ls-tree", "-r", "-z", revision, check=False).stdout
+    found = {}
+    for entry in entries.split("\0")[:-1]:
+        facts, path = entry.split("\t", 1)
+        mode, *rest = facts.split()
+        paired = path.startswith("notebooks/") and path.endswith(".py")
+        if mode.startswith("100") and (paired or path.endswith(".ipynb")):
+            found[path] = rest[0] if revision is None else rest[1]  # mode sha stage; mode type sha
+    return found
+
+
+def _contents(root: Path, blobs: list[str]) -> dict[str, bytes]:
+    """Read blobs, all in one process."""
+    asked = "".join(f"{blob}\n" for blob in blobs).encode()
+    out = git(root, "cat-file", "--batch", input=asked, text=False).stdout
+    found, start = {}, 0
+    while start < len(out):
+        end = out.index(b"\n", start)
+        name, _, size = out[start:end].decode().split()
+        found[name] = out[end + 1 : end + 1 + int(size)]
+        start = end + int(size) + 2
+    return found
+
+
+def _unclean(data: bytes) -> tuple[str, str, bool] | None:
+    """Say what is wrong with a notebook by itself: what, remedy, whether the filter mends it."""
+    nb = nbfilter.parse(data)
+    if nb is None:
+        if b"<<<<<<< " in data:
+            return "holds conflict markers", 'git checkout --ours "{path}"; lab sync', False
+        return "is no notebook of nbformat 4 (invalid JSON?)", "save it in Jupyter again", False
+    if nbfilter.clean(data) != data:
+        remedy = 'git add --renormalize "{path}" (after `lab setup`, once a clone)'
+        return "holds outputs or what only tools write", remedy, True
+    from . import percent
+
+    judged = percent.node(nb)
+    from nbstripout import MetadataError, strip_output
+
+    try:
+        stripped = strip_output(percent.node(nb), None, False, True, extra_keys=REFEREE_KEYS)
+    except (MetadataError, AttributeError, KeyError, TypeError) as error:
+        return f"is refused by nbstripout ({error})", "correct that cell's metadata", False
+    if stripped != judged:
+        return "would still be changed by nbstripout", 'nbstripout --keep-id "{path}"', False
+    return None
+
+
+def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Finding]:
+    """Yield what is wrong with the given pairs in a tree."""
+    from . import percent  # not above: most commits touch no notebook, and need not wait for it
+
+    halves = {stem: (f"{stem}.ipynb", f"{stem}.py") for stem in sorted(stems)}
+    blobs = _contents(
+        root, [tree[path] for pair in halves.values() for path in pair if path in tree]
+    )
+    for notebook, script in halves.values():
+        data, text = (blobs.get(tree.get(path, "")) for path in (notebook, script))
+        if data is None and b"# %%" not in (text or b""):
+            continue  # a module, or a pair that is gone whole
+        if data is not None and (wrong := _unclean(data)):
+            what, remedy, mendable = wrong
+            yield Finding(notebook, what, remedy.format(path=notebook), mendable)
+            continue
+        if data is not None and not (
+            notebook.startswith("notebooks/") and percent.is_paired(nbfilter.parse(data))
+        ):
+            continue
+        if data is None or text is None:
+            gone, there = (notebook, script) if data is None else (script, notebook)
+            if gone in before:
+                remedy = f'git rm or git mv "{there}", too; or: git restore -SW "{gone}"'
+                yield Finding(gone, f"was deleted or renamed without {there}", remedy, False)
+            else:
+                remedy = f'lab sync; git add "{gone}" "{there}"'
+                yield Finding(gone, "is missing: the other half is there", remedy)
+            continue
+        try:
+            script_text = text.decode()
+            if percent.has_markers(script_text):
+                yield Finding(script, "holds conflict markers", "resolve them; lab sync", False)
+            elif not percent.in_step(data, script_text):
+                remedy = f'lab sync; git add "{script}" "{notebook}"'
+                yield Finding(notebook, "and its .py do not say the same", remedy)
+        except (LabError, UnicodeDecodeError) as error:
+            yield Finding(notebook, f"cannot be compared: {error}", "mend that", False)
+
+
+def _stems(paths) -> set[str]:
+    """Drop the suffixes."""
+    return {path.rsplit(".", 1)[0] for path in paths}
+
+
+def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) -> int:
+    """Refuse what is not clean, paired and in step.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    staged : bool
+        Judge what the next commit would change; else everything that the index holds.
+    files : list of str
+        With `staged`: judge these, too (pre-commit names all files when it is told to).
+    fix : bool
+        Bring the pairs in question in step on disk, so that only `git add` is left to do.
+
+    Returns
+    -------
+    int
+        0 good; 1 refused.
+    """
+    index, head = tracked(root, None), tracked(root, "HEAD")
+    changed = {path for path in index.keys() | head.keys() if index.get(path) != head.get(path)}
+    stems = _stems(changed | (set(files) & index.keys()) if staged else index)
+    findings = list(_judge(root, index, head, stems)) if stems else []
+    for finding in findings:
+        print(f"{finding.path} {finding.what}\n    type: {finding.remedy}")
+    if fix and stems and _mend(root, index, stems, findings):
+        print("The files on disk are in step now: git add both halves, then commit again.")
+        return 1
+    return 1 if findings else 0
+
+
+def _mend(root: Path, index: dict, stems: set[str], findings: list[Finding]) -> bool:
+    """Bring pairs in step on disk: the refused ones, and those that a hook just reformatted."""
+    from . import pairs
+
+    asked = _stems(f.path for f in findings if f.mendable)
+    held = _stems(f.path for f in findings if not f.mendable)
+    contents = _contents(root, [index[f"{s}.py"] for s in stems if f"{s}.py" in index])
+    for stem in stems - held:
+        script = root / f"{stem}.py"
+        if script.exists() and script.read_bytes() != contents.get(index.get(f"{stem}.py")):
+            asked.add(stem)
+    known = [stem for stem in pairs.stems(root) if stem.relative_to(root).as_posix() in asked]
+    changed = pairs.bring_in_step(root, known)[0] if known else []
+    if scripts := [name for name in changed if name.endswith(".py")]:
+        for task in (["check", "--fix"], ["format"]):  # or ruff's hook would refuse them next time
+            command = [sys.executable, "-m", "ruff", *task, "--quiet", *scripts]
+            subprocess.run(command, cwd=root, capture_output=True, check=False)
+        pairs.bring_in_step(root, known)
+    return bool(changed)
+
+
+def dirty_history(root: Path) -> list[tuple[str, str]]:
+    """Find notebooks in the last commit that the guard would refuse.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Returns
+    -------
+    list of (str, str)
+        What was found, and the command that mends it.
+    """
+    tree = tracked(root, "HEAD")
+    findings = list(_judge(root, tree, {}, _stems(tree)))
+    new = "git add notebooks && " if any("is missing" in f.what for f in findings) else ""
+    command = f'lab sync && {new}git add --renormalize . && git commit -m "Mend notebooks"'
+    return [(f"{f.path} {f.what}", command if f.mendable else f.remedy) for f in findings]

@@ -1,0 +1,69 @@
+"""Fingerprints: of the data that a run read, and of the weights that came out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from .project import write_whole
+
+
+def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
+    """Hash the contents of a data set, in the order of names.
+
+    Parameters
+    ----------
+    files : iterable of Path
+        Below `folder`.
+    folder : Path
+        What names are relative to, so that a data set that moved stays the same.
+    cache : Path
+        Remembers hashes by path, size and time, so that a large folder is read once.
+
+    Returns
+    -------
+    str
+        sha256, in hexadecimal digits.
+    """
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    total, fresh = hashlib.sha256(), {}
+    for path in sorted(files):
+        status = path.stat()
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        digest = known.get(key)
+        if not isinstance(digest, str):
+            with path.open("rb") as file:
+                digest = fresh[key] = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+    if fresh:
+        write_whole(cache, json.dumps(known | fresh))
+    return total.hexdigest()
+
+
+def weights_sha256(state_dict: dict[str, Any]) -> str:
+    """Hash weights: for each key in sorted order its name, dtype, shape and raw bytes.
+
+    Parameters
+    ----------
+    state_dict : dict of str to Tensor
+        Of the model itself, not of a wrapper.
+
+    Returns
+    -------
+    str
+        In hexadecimal digits.
+    """
+    import torch
+
+    total = hashlib.sha256()
+    for name, value in sorted(state_dict.items()):
+        value = value.detach().cpu().contiguous()
+        total.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()

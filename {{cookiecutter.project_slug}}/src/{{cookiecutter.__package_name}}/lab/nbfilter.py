@@ -1,0 +1,199 @@
+"""Git's filter for notebooks: outputs stay out of commits, on disk, and come back on checkout.
+
+`lab setup` copies this file into the git directory, where no checkout can take it away, and git
+runs it there for every notebook it stores (`clean`), writes (`smudge`) or shows (`text`). So:
+the standard library alone, quick to start, and what it does not understand passes through as it
+is; the guard refuses that later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import zlib
+
+# Written by tools, differs between people or runs, means nothing to a reader.
+VOLATILE_NOTEBOOK = {"jupytext", "signature", "widgets", "papermill", "vscode", "celltoolbar",
+                     "varInspector", "toc", "interpreter", "nteract", "kernel_info"}  # fmt: skip
+VOLATILE_CELL = {"collapsed", "scrolled", "execution", "ExecuteTime", "heading_collapsed",
+                 "hidden", "trusted", "vscode", "papermill", "lines_to_next_cell"}  # fmt: skip
+PYTHON = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+MEMORY_BYTES = 200_000_000  # of remembered outputs a notebook; beyond, the oldest are dropped
+
+
+def parse(data: bytes) -> dict | None:
+    """Read `data` as a notebook; None if it is not a notebook of nbformat 4."""
+    try:
+        nb = json.loads(data)
+        cells, metadata = nb["cells"], nb["metadata"]
+        whole = nb["nbformat"] == 4 and isinstance(cells, list) and isinstance(metadata, dict)
+        for cell in cells:
+            whole = whole and isinstance(cell["cell_type"] + source(cell), str)
+            whole = whole and isinstance(cell["metadata"], dict)
+        return nb if whole else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def source(cell: dict) -> str:
+    """Return a cell's source, which a file may hold as a string or as a list of lines."""
+    return "".join(cell["source"])
+
+
+def dumps(nb: dict) -> bytes:
+    """Write the notebook `nb` as Jupyter does: keys sorted, one space of indent, UTF-8."""
+    return (json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+
+
+def language(nb: dict) -> str | None:
+    """Return the language of the notebook `nb` in lower case, None if it does not say."""
+    metadata = nb["metadata"]
+    named = (metadata.get("kernelspec") or {}).get("language")
+    named = named or (metadata.get("language_info") or {}).get("name")
+    return "python" if named == "ipython" else named and named.lower()
+
+
+def strip(nb: dict) -> dict:
+    """Return the notebook `nb` as it is committed; ids, tags and attachments stay."""
+    metadata = {k: v for k, v in nb["metadata"].items() if k not in VOLATILE_NOTEBOOK}
+    if language(nb) == "python":
+        metadata.update(PYTHON)  # else the diff says which Python and which kernel each of us has
+    elif isinstance(metadata.get("language_info"), dict):
+        info = metadata["language_info"]
+        metadata["language_info"] = {k: v for k, v in info.items() if k != "version"}
+    cells = []
+    for cell in nb["cells"]:
+        kept = {k: v for k, v in cell["metadata"].items() if k not in VOLATILE_CELL}
+        cell = {**cell, "metadata": kept, "source": source(cell).splitlines(keepends=True)}
+        cell.pop("prompt_number", None)
+        for key, empty in (("outputs", []), ("execution_count", None)):
+            if cell["cell_type"] == "code" or key in cell:
+                cell[key] = empty
+        cells.append(cell)
+    return {**nb, "metadata": metadata, "cells": cells}
+
+
+def clean(data: bytes) -> bytes:
+    """Return `data` as it is committed, in canonical JSON; what is not understood, as it is."""
+    nb = parse(data)
+    try:
+        return data if nb is None else dumps(strip(nb))
+    except (AttributeError, TypeError, ValueError):  # odd metadata; a lone surrogate
+        return data
+
+
+def _cells(nb: dict):
+    """Yield each code cell with what identifies it: id, source, and which of several such."""
+    seen: dict[str, int] = {}
+    for cell in nb["cells"]:
+        if cell["cell_type"] == "code":
+            key = f"{cell.get('id', '')}\n{source(cell)}"
+            seen[key] = seen.get(key, 0) + 1
+            yield f"{seen[key]}\n{key}", cell
+
+
+def _name(content: str | bytes) -> str:
+    """Name a path or a content; cells are compared in full, so a collision does no harm."""
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    return f"{zlib.crc32(data):08x}"
+
+
+def _newest(folder: str, start: str = "", end: str = "") -> list[str]:
+    """List the memory's files, newest first."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [os.path.join(folder, n) for n in names if n.startswith(start) and n.endswith(end)]
+    return sorted(found, key=os.path.getmtime, reverse=True)
+
+
+def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
+    """Keep the outputs of `data`, the notebook at `path`, in `folder`, by its `cleaned` content."""
+    nb = parse(data)
+    if nb is None or not any(cell.get("outputs") for _, cell in _cells(nb)):
+        return  # a notebook without outputs is no reason to forget those that it had
+    often = (*PYTHON, *VOLATILE_NOTEBOOK)
+    memory: dict = {
+        "metadata": {k: v for k, v in nb["metadata"].items() if k in often},
+        "cells": {},
+    }
+    for key, cell in _cells(nb):
+        volatile = {k: v for k, v in cell["metadata"].items() if k in VOLATILE_CELL}
+        made = {k: cell.get(k) for k in ("outputs", "execution_count")}
+        memory["cells"][key] = {**made, "metadata": volatile}
+    os.makedirs(folder, exist_ok=True)
+    target = os.path.join(folder, f"{_name(path)}-{_name(cleaned)}.json")
+    scratch = f"{target}.{os.getpid()}"  # two processes at once; killed in the middle
+    with open(scratch, "w", encoding="utf-8", errors="surrogatepass") as file:
+        json.dump(memory, file)
+    os.replace(scratch, target)
+    total = 0
+    for number, name in enumerate(_newest(folder, _name(path))):
+        total += os.path.getsize(name)
+        if number >= 3 and total > MEMORY_BYTES:
+            os.unlink(name)
+
+
+def smudge(folder: str, path: str, data: bytes) -> bytes:
+    """Return `data`, the notebook at `path`, with the outputs that `folder` remembers of its cells.
+
+    Those of exactly this content, if it was here before; else, as after a merge, for each cell
+    the newest that the same cell had in this notebook.
+    """
+    nb = parse(data)
+    if nb is None:
+        return data
+    exact = _newest(folder, end=f"-{_name(data)}.json")  # of any path: it may have been renamed
+    exact.sort(key=lambda name: not os.path.basename(name).startswith(_name(path)))
+    remembered: dict = {"metadata": {}, "cells": {}}
+    for name in exact[:1] or _newest(folder, _name(path), ".json"):
+        with open(name, encoding="utf-8", errors="surrogatepass") as file:
+            memory = json.load(file)
+        for part, known in remembered.items():
+            remembered[part] = {**memory[part], **known}
+    if not remembered["cells"]:
+        return data
+    for key, cell in _cells(nb):
+        if not cell.get("outputs") and key in remembered["cells"]:
+            made = remembered["cells"][key]
+            cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
+    nb["metadata"].update(remembered["metadata"])
+    return dumps(nb)
+
+
+def text(data: bytes) -> bytes:
+    """Return the cells of the notebook `data` as text, for `git diff`."""
+    nb = parse(data)
+    if nb is None:
+        return data
+    lines = []
+    for cell in strip(nb)["cells"]:
+        kind = "" if cell["cell_type"] == "code" else f" [{cell['cell_type']}]"
+        tags = f" {json.dumps(cell['metadata'], sort_keys=True)}" if cell["metadata"] else ""
+        lines.append(f"# %%{kind}{tags}\n{source(cell)}\n\n")
+    return "".join(lines).encode("utf-8", "surrogatepass")
+
+
+def main(command: str, path: str) -> None:
+    """Serve git: `command` is clean or smudge (of stdin, its name is `path`) or text, to stdout."""
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "outputs")
+    if command == "text":
+        with open(path, "rb") as file:
+            sys.stdout.buffer.write(text(file.read()))
+        return
+    result = data = sys.stdin.buffer.read()
+    try:
+        if command == "smudge":
+            result = smudge(folder, path, data)
+        else:
+            result = clean(data)
+            remember(folder, path, data, result)
+    except Exception as error:  # never fail a git command: a full disk, a torn file
+        print(f"lab: outputs of {path} were not kept or put back: {error}", file=sys.stderr)
+    sys.stdout.buffer.write(result)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

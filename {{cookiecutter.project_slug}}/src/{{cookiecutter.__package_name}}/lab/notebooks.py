@@ -1,0 +1,137 @@
+"""Read a notebook's `.py` half as cells with line numbers, and start a new one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from .project import LabError, package_of
+
+UNWRITTEN_AGAIN = ("1. Purpose", "7. Conclusion and next steps")  # in a notebook made --from one
+
+
+@dataclass
+class Cell:
+    """A cell of a `.py` half; `line` is the number of its first line of source."""
+
+    kind: str  # "code" or "markdown"
+    source: str
+    line: int
+
+    def find(self, pattern: str | re.Pattern) -> int | None:
+        """Return the line of the file on which a pattern occurs, if it does."""
+        found = re.search(pattern, self.source)
+        return found and self.line + self.source.count("\n", 0, found.start())
+
+
+def read_cells(text: str) -> list[Cell]:
+    """Read jupytext's percent format, with line numbers and without the wait for jupytext.
+
+    Parameters
+    ----------
+    text : str
+        The `.py` half.
+
+    Returns
+    -------
+    list of Cell
+        The cells that are not empty, without comment marks before prose and magics.
+    """
+    cells: list[Cell] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        marker = re.match(r"# ?%%(?!%)(.*)", line)
+        if marker:
+            kind = "markdown" if "[markdown]" in marker[1] else "code"
+            cells.append(Cell(kind, "", number + 1))
+            continue
+        if not cells:
+            cells.append(Cell("code", "", number))
+        if cells[-1].kind == "markdown":
+            line = re.sub(r"^# ?", "", line)
+        cells[-1].source += re.sub(r"^(\s*)# (?=[%!])", r"\1", line) + "\n"
+    return [cell for cell in cells if cell.source.strip()]
+
+
+def digest(cells: list[Cell]) -> str:
+    """Hash what a notebook says; blank lines around cells do not count."""
+    content = json.dumps([[cell.kind, cell.source.strip()] for cell in cells])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def plainly_in_step(ipynb: Path, cells: list[Cell]) -> bool:
+    """Tell whether an `.ipynb` holds these very cells; if not, jupytext may still say it does."""
+    try:
+        theirs = json.loads(ipynb.read_bytes())["cells"]
+        said = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in theirs]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return [pair for pair in said if pair[1]] == [
+        (cell.kind, cell.source.strip()) for cell in cells
+    ]
+
+
+def new(root: Path, title: str, source: str | None = None) -> int:
+    """Write the next numbered notebook, both halves.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    title : str
+        The question, in any script; kept as it is at the top of the notebook.
+    source : str, optional
+        A notebook to start from; its purpose and conclusion are to be written anew.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    LabError
+        If the title is empty, or there is a notebook of that name.
+    """
+    from . import pairs
+
+    title = " ".join("".join(c if c.isprintable() else " " for c in title).split())
+    if not title:
+        raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
+    folder = root / "notebooks"
+    folder.mkdir(exist_ok=True)
+    taken = {path.stem for path in folder.iterdir()}
+    name = _file_name(title)
+    for stem in sorted(taken) if name else ():
+        if re.fullmatch(r"\d+_" + name, stem):
+            raise LabError(f"notebooks/{stem} has the name that {title!r} gives; choose another")
+    numbers = [int(found[0]) for stem in taken if (found := re.match(r"\d+", stem))]
+    stem = f"{max(numbers, default=0) + 1:02}_{name or 'experiment'}"
+    text = Path(__file__).with_name("skeleton.txt").read_text(encoding="utf-8")
+    text = text.replace("PACKAGE", package_of(root))
+    if source:
+        old = pairs.find_notebook(root, source).with_suffix(".py")
+        text = _start_from(old.read_text(encoding="utf-8"), text)
+    pairs.write_pair(folder / stem, text.replace("# # TITLE", f"# # {title}", 1))
+    print(f"wrote notebooks/{stem}.py and .ipynb; write section 1, then: lab report {stem}")
+    return 0
+
+
+def _file_name(title: str) -> str:
+    """Make a file name that every system and tool can read; empty if no letter is Latin."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    name = re.sub(r"[^a-z0-9]+", "_", plain.replace("'", "")).strip("_")
+    return name if len(name) <= 60 else name[:60].rpartition("_")[0] or name[:60]
+
+
+def _start_from(text: str, skeleton: str) -> str:
+    """Take a notebook's cells, with a new title and the prompts where it must be written anew."""
+    text = re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)
+    for name in UNWRITTEN_AGAIN:
+        section = rf"(?m)^# %% \[markdown\].*\n# ## {re.escape(name)}\n(#.*\n)*"
+        prompt = re.search(section, skeleton)[0]
+        text = re.sub(section, lambda _, prompt=prompt: prompt, text)
+    return text

@@ -1,0 +1,276 @@
+"""Both halves of a notebook in step, by content and never by time; and git's merge of notebooks.
+
+A pair is `x.py`, percent text to read, review and edit, and `x.ipynb`, the same cells for Jupyter.
+Neither is the master: a person's edit in either is carried over by a three-way merge against what
+both last said, in a commit or after a sync.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from . import nbfilter
+from .percent import build, has_markers, in_step, is_paired, normal, text_of
+from .project import LabError, git, write_whole
+
+BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
+
+
+def read_half(path: Path) -> str | None:
+    """Read the `.py` at `path`; None if there is none, LabError if it is no text."""
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise LabError(f"{path.name} is not UTF-8; save it as UTF-8") from None
+
+
+def stems(root: Path) -> list[Path]:
+    """List the pairs, and halves of pairs, under `root`, as paths without suffix."""
+    found = set()
+    for path in (root / "notebooks").rglob("*"):
+        if ".ipynb_checkpoints" in path.parts or path.suffix not in (".py", ".ipynb"):
+            continue
+        notebook = path.with_suffix(".ipynb")
+        if notebook.exists():
+            of_a_pair = is_paired(nbfilter.parse(notebook.read_bytes()))
+        else:
+            of_a_pair = b"# %%" in path.read_bytes()
+        if of_a_pair:
+            found.add(path.with_suffix(""))
+    return sorted(found)
+
+
+def find_notebook(root: Path, name: str) -> Path:
+    """Find a pair under `root` by `name`, its beginning or path; without suffix, or LabError."""
+    known = stems(root)
+    for folder in (Path.cwd(), root / "notebooks", root):
+        for stem in ((folder / name), (folder / name).with_suffix("")):
+            if stem in known:
+                return stem
+    begun = [stem for stem in known if name and stem.name.startswith(name)]
+    if len(begun) == 1:
+        return begun[0]
+    names = ", ".join(stem.name for stem in known) or "none yet; lab new makes one"
+    raise LabError(f"no notebook {name!r}; there are: {names}")
+
+
+def write_pair(stem: Path, text: str, *old: dict) -> None:
+    """Write both halves of the pair `stem` from percent `text`; `old` as for `percent.build`."""
+    write_whole(Path(f"{stem}.ipynb"), nbfilter.dumps(build(text, *old)))
+    write_whole(Path(f"{stem}.py"), text)
+
+
+def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
+    """Merge texts; return the result and whether it holds conflicts."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = []
+        for name, text in zip(names, (ours, base, theirs), strict=True):
+            path = Path(folder, str(len(arguments)))
+            path.write_bytes(text.encode("utf-8", "surrogateescape"))
+            arguments.append((name, str(path)))
+        labels = [part for name, _ in arguments for part in ("-L", name)]
+        done = git(root, "merge-file", "-p", *labels, *(path for _, path in arguments), check=False)
+    if not 0 <= done.returncode < 128:
+        raise LabError(f"git merge-file failed: {done.stderr.strip()}")
+    return done.stdout, done.returncode > 0
+
+
+def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
+    """Merge a notebook for git: disjoint edits together; at a conflict ours stays, valid JSON.
+
+    Parameters
+    ----------
+    base, ours, theirs : str
+        Git's temporary files; the result goes to `ours`.
+    path : str
+        The notebook's path in the repository.
+
+    Returns
+    -------
+    int
+        0 merged; 1 conflict.
+    """
+    contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
+    notebooks = [nbfilter.parse(data) for data in contents]
+    if all(nb and is_paired(nb) for nb in notebooks):
+        names = ("ours", "base", "theirs")
+        merged, conflict = _merge(Path.cwd(), names, *(text_of(data) for data in contents))
+        if not conflict:
+            result = build(merged, notebooks[0], notebooks[2])
+            write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
+            return 0
+    script = Path(path).with_suffix(".py").as_posix()
+    print(f"lab: {path}: both sides changed the same place; it is left as on one side. Resolve\n"
+          f'     "{script}", then type: lab sync; git add "{script}" "{path}"',
+          file=sys.stderr)  # fmt: skip
+    return 1
+
+
+def _committed(root: Path, name: str) -> tuple[int, str] | None:
+    """Return when, and what, both halves last said alike in a commit, else in the index."""
+    halves = [f"{name}.ipynb", f"{name}.py"]
+    wanted = ("--literal-pathspecs", "log", "--max-count=50", "--format=%H %ct", "--", *halves)
+    for line in [*git(root, *wanted, check=False).stdout.splitlines(), " 0"]:
+        revision, when = line.split(" ")
+        shown = [git(root, "cat-file", "blob", f"{revision}:{half}", check=False, text=False)
+                 for half in halves]  # fmt: skip
+        try:
+            if not any(done.returncode for done in shown):
+                text = shown[1].stdout.decode()
+                if in_step(shown[0].stdout, text):
+                    return int(when) * 10**9, normal(text)
+        except (LabError, UnicodeDecodeError):
+            continue
+    return None
+
+
+def _renamed(root: Path) -> list[tuple[int, str]]:
+    """Return what the pairs said that the last commit has and the disk has not."""
+    names = git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks", check=False).stdout
+    gone = [
+        name for name in names.split("\0") if name.endswith(".py") and not (root / name).exists()
+    ]
+    return [found for name in gone if (found := _committed(root, name.removesuffix(".py")))]
+
+
+def _synced(root: Path, name: str) -> tuple[int, str] | None:
+    """Return when, and what, both halves said after the last sync that wrote one."""
+    for folder in sorted(_backups(root).glob("*[0-9]"), reverse=True):
+        text = read_half(folder / "after" / f"{name}.py")
+        if text is not None:
+            return int(folder.name), normal(text)
+    return None
+
+
+def _plan(root: Path, stem: Path) -> dict[Path, bytes]:
+    """Say what brings a pair in step: the files' content, if any; LabError if a person must."""
+    notebook, script = Path(f"{stem}.ipynb"), Path(f"{stem}.py")
+    name = stem.relative_to(root).as_posix()
+    text = read_half(script)
+    data = notebook.read_bytes() if notebook.exists() else None
+    if data is None or text is None:
+        gone = notebook if data is None else script
+        if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
+            raise LabError("one half is gone: delete or rename the other, too (git rm, git mv), or "
+                           f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
+        text = text_of(data) if text is None else text
+        return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
+    if has_markers(text):
+        raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
+    mine, wanted = normal(text), text_of(data)
+    if mine == wanted:
+        return {}
+    bases = [found for found in (_committed(root, name), _synced(root, name)) if found]
+    bases = bases or [base for base in _renamed(root) if base[1] in (mine, wanted)]
+    if not bases:
+        raise LabError("the halves differ and no commit says which is right; delete the wrong one")
+    texts = [base for _, base in sorted(bases, reverse=True)]
+    texts.sort(key=lambda base: base not in (mine, wanted))  # first where only one side moved on
+    for base in texts:
+        merged, conflict = _merge(root, (script.name, "base", notebook.name), text, base, wanted)
+        if base == mine and (conflict or normal(merged) != wanted):
+            merged, conflict = wanted, False  # only a person's spacing stood in the way
+        if not conflict:
+            changed = nbfilter.dumps(build(merged, nbfilter.parse(data)))
+            return {
+                notebook: data if normal(merged) == wanted else changed,
+                script: merged.encode(),
+            }
+    places = merged.split("<<<<<<< ")[1:]
+    shown = "".join("<<<<<<< " + place.split(">>>>>>> ")[0] for place in places)
+    raise LabError(f"both halves were changed in the same place; edit one of them:\n{shown}")
+
+
+def _backups(root: Path) -> Path:
+    """Return the folder of this worktree's backups."""
+    done = git(root, "rev-parse", "--git-path", "lab/backup", check=False)
+    return root / (".lab-backup" if done.returncode else done.stdout.strip())
+
+
+def _write(root: Path, files: dict[Path, bytes]) -> list[str]:
+    """Write those files that differ, after a backup; return their names."""
+    folder = _backups(root) / str(time.time_ns())
+    changed = []
+    for path, after in files.items():
+        name = path.relative_to(root).as_posix()
+        before = path.read_bytes() if path.exists() else None
+        if before is None or before.replace(b"\r\n", b"\n") != after:
+            changed.append(name)
+        for kind, content in (("before", before), ("after", after)):
+            if content is not None:
+                (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / kind / name).write_bytes(content)
+    for name in changed:
+        write_whole(root / name, files[root / name])
+    for old in sorted(folder.parent.iterdir())[:-BACKUPS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return changed
+
+
+def _undo(root: Path) -> int:
+    """Put back what the last sync replaced."""
+    folder = max(_backups(root).glob("*[0-9]"), default=None)
+    if folder is None:
+        raise LabError("there is no sync to undo")
+    names = [path.relative_to(folder / "after") for path in (folder / "after").rglob("*.*")]
+    for name in names:
+        if (
+            not (root / name).exists()
+            or (root / name).read_bytes() != (folder / "after" / name).read_bytes()
+        ):
+            raise LabError(
+                f"{name} was changed since; what sync replaced is in {folder / 'before'}"
+            )
+    for name in names:
+        if (before := folder / "before" / name).exists():
+            write_whole(root / name, before.read_bytes())
+        else:
+            (root / name).unlink()
+        print(f"{name.as_posix()}: as before the last sync")
+    folder.rename(folder.with_suffix(".undone"))
+    return 0
+
+
+def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
+    """Bring both halves of pairs in step, by content.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    notebooks : list of str
+        Their names or paths; none means all.
+    undo : bool
+        Put back what the last sync replaced instead.
+
+    Returns
+    -------
+    int
+        0 all in step; 1 a pair needs a person, and was not touched.
+    """
+    if undo:
+        return _undo(root)
+    found = [find_notebook(root, name) for name in notebooks] or stems(root)
+    return 1 if bring_in_step(root, found)[1] else 0
+
+
+def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
+    """Bring the pairs `found` under `root` in step; return files written and number of refusals."""
+    files: dict[Path, bytes] = {}
+    refused = 0
+    for stem in found:
+        try:
+            files.update(_plan(root, stem))
+        except LabError as error:
+            print(f"{stem.relative_to(root).as_posix()}: {error}")
+            refused += 1
+    changed = _write(root, files) if files else []
+    for name in changed:
+        print(f"{name}: brought in step")
+    return changed, refused

@@ -1,0 +1,179 @@
+"""Notebooks as percent text and back: what the two halves of a pair say to each other.
+
+jupytext converts. Which cell is which, and so where ids, attachments and outputs belong, is decided
+here, because an output must never stand under a cell that did not make it.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+import zlib
+from collections import Counter
+from difflib import SequenceMatcher
+from typing import Any
+
+from . import nbfilter
+from .project import LabError
+
+# As in notebooks/jupytext.toml, which tells Jupyter the same.
+FORMAT = {
+    "extension": ".py",
+    "format_name": "percent",
+    "notebook_metadata_filter": "-all",
+    "cell_metadata_filter": "all",
+}
+
+
+def _jupytext():
+    """Import jupytext, which costs 0.3 s."""
+    sys.modules.setdefault("rfc3987_syntax", None)  # nbformat can do without, and is 2 s quicker
+    import jupytext
+
+    return jupytext
+
+
+def node(nb: dict) -> Any:
+    """Return the notebook `nb` as nbformat's object, each source one string."""
+    _jupytext()
+    from nbformat import from_dict
+
+    cells = [{**cell, "source": nbfilter.source(cell)} for cell in nb["cells"]]
+    return from_dict({**nb, "cells": cells})
+
+
+def _said(cell: dict) -> str:
+    """Return a cell's source without blank lines at its ends: only spacing in a `.py`."""
+    return nbfilter.source(cell).strip("\n")
+
+
+def _text(nb: dict) -> str:
+    """Write a notebook's cells as percent text, in the one form that jupytext gives them."""
+    cells = [{**cell, "source": _said(cell)} for cell in nbfilter.strip(nb)["cells"]]
+    bare = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    return _jupytext().writes(node(bare), fmt=dict(FORMAT))
+
+
+def text_of(data: bytes) -> str:
+    """Return the percent text of `data`, an `.ipynb`; LabError if there is no reading it."""
+    nb = nbfilter.parse(data)
+    if nb is None:
+        raise LabError(
+            "it is no notebook of nbformat 4; restore it with git, or save it in Jupyter"
+        )
+    try:
+        return _text(nb)
+    except Exception as error:  # jupytext raises whatever its parsers do
+        raise LabError(f"jupytext cannot read it ({error}); save it in Jupyter again") from error
+
+
+def normal(text: str) -> str:
+    """Return a percent text in the one form that jupytext gives its cells."""
+    return _text({"metadata": {}, "cells": _jupytext().reads(text, fmt="py:percent").cells})
+
+
+def in_step(ipynb: bytes, text: str) -> bool:
+    """Tell whether both halves of a pair, `ipynb` and percent `text`, say the same."""
+    wanted = text_of(ipynb)
+    return wanted == text or wanted == normal(text)  # the first is four times as quick
+
+
+def has_markers(text: str) -> bool:
+    """Tell whether a merge left its conflict markers in `text`."""
+    return any(line.startswith(("<<<<<<< ", ">>>>>>> ")) for line in text.splitlines())
+
+
+def _same_program(new: str, old: str) -> bool:
+    """Tell whether a cell was at most reformatted or commented, so that its outputs are its."""
+    try:
+        return new == old or ast.dump(ast.parse(new)) == ast.dump(ast.parse(old))
+    except (SyntaxError, ValueError, RecursionError):
+        return False
+
+
+def _match(new: list[dict], old: list[dict]) -> tuple[dict[int, dict], dict[int, dict]]:
+    """Find each new cell's old self: those that stayed the same, and those edited in place."""
+    a, b = ([(c["cell_type"], _said(c)) for c in cells] for cells in (new, old))
+    head = next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+    tail = 0
+    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+        tail += 1
+    same = {i: i for i in range(head)}
+    same |= {len(a) - i: len(b) - i for i in range(1, tail + 1)}
+    edited = {}
+    x, y = a[head : len(a) - tail], b[head : len(b) - tail]
+    counts = Counter(x), Counter(y)
+    # of several equal cells, nobody knows which is new; so they are compared as if all were
+    x, y = ([key if counts[0][key] == counts[1][key] else (key[0], side) for key in keys]
+            for side, keys in ((0, x), (1, y)))  # fmt: skip
+    for kind, i, i_end, j, j_end in SequenceMatcher(None, x, y, autojunk=False).get_opcodes():
+        pairs = zip(range(head + i, head + i_end), range(head + j, head + j_end), strict=False)
+        if kind == "equal":
+            same.update(pairs)
+        elif kind == "replace":
+            edited.update(pairs)
+    for i, key in enumerate(x):  # moved
+        if head + i not in same and counts[0][key] == counts[1][key] == 1:
+            same[head + i] = head + y.index(key)
+    kept = set(same.values())
+    edited = {
+        i: j for i, j in edited.items() if i not in same and j not in kept and a[i][0] == b[j][0]
+    }
+    return {i: old[j] for i, j in same.items()}, {i: old[j] for i, j in edited.items()}
+
+
+def _new_id(source: str, used: set) -> str:
+    """Name a new cell by its content: the same edit twice must give the same bytes."""
+    number = 0
+    while (name := f"{zlib.crc32(f'{number}{source}'.encode()):08x}") in used:
+        number += 1
+    used.add(name)
+    return name
+
+
+def build(text: str, *old: dict) -> dict:
+    """Make a notebook of a percent text.
+
+    Parameters
+    ----------
+    text : str
+        Percent text.
+    *old : dict
+        Notebooks that lend metadata (the first) and their cells' ids, attachments and outputs (the
+        first before the second); an output goes only to the cell that made it.
+
+    Returns
+    -------
+    dict
+        The notebook; the same arguments give the same one, down to the ids of new cells.
+    """
+    new = _jupytext().reads(text, fmt="py:percent").cells
+    matches = [_match(new, nb["cells"]) for nb in old]
+    known: dict[int, dict] = {}
+    for match in [same for same, _ in matches] + [edited for _, edited in matches]:
+        known = {**match, **known}
+    first = old[0] if old else {"metadata": nbfilter.PYTHON, "nbformat": 4, "nbformat_minor": 5}
+    used = {cell.get("id") for cell in known.values()}
+    cells = []
+    for i, cell in enumerate(new):
+        before = known.get(i, {"metadata": {}, "source": ""})
+        hidden = {k: v for k, v in before["metadata"].items() if k in nbfilter.VOLATILE_CELL}
+        shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
+        made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
+        if _said(before) != _said(cell):
+            made["source"] = _said(cell).splitlines(keepends=True)
+        if cell.cell_type == "code" and not (
+            i in known and _same_program(_said(cell), _said(before))
+        ):
+            made |= {"outputs": [], "execution_count": None}
+        if first["nbformat_minor"] >= 5 and "id" not in made:
+            made["id"] = _new_id(_said(cell), used)
+        cells.append(made)
+    return {**first, "cells": cells}
+
+
+def is_paired(nb: dict | None) -> bool:
+    """Tell whether the language of `nb` has a `.py` half: R and Julia stay as they are."""
+    return nb is None or nbfilter.language(nb) in ("python", None)

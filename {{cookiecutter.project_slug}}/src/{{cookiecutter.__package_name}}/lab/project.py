@@ -1,0 +1,143 @@
+"""Where the project is, and how its files are written: what every command of `lab` needs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+class LabError(Exception):
+    """Something cannot be done; the message is one line that names the value and the remedy."""
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Find the project around a folder.
+
+    Parameters
+    ----------
+    start : Path, optional
+        Where to begin; by default the working directory.
+
+    Returns
+    -------
+    Path
+        The nearest folder upwards that holds `train.py`, `environment.yml` and `src`.
+
+    Raises
+    ------
+    LabError
+        If there is none.
+    """
+    here = Path(start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if all((folder / name).exists() for name in ("train.py", "environment.yml", "src")):
+            return folder
+    raise LabError(f"{here} is not inside a project; change to the folder that holds train.py")
+
+
+def package_of(root: Path) -> str:
+    """Return the name of the project's package: the folder under `src` that holds `lab`.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Returns
+    -------
+    str
+        The import name.
+
+    Raises
+    ------
+    LabError
+        If there is none.
+    """
+    for candidate in sorted((root / "src").glob("*/lab/cli.py")):
+        return candidate.parent.parent.name
+    raise LabError(f"no package with a lab folder under {root / 'src'}; restore it with git")
+
+
+def project_env(root: Path) -> dict[str, str]:
+    """Return the environment for child processes, so that they import this project's own code.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root; its `src` comes before any installed copy.
+
+    Returns
+    -------
+    dict of str to str
+        A copy of `os.environ` with PYTHONPATH and PATH set.
+    """
+    env = dict(os.environ)
+    paths = [str(root / "src"), env.get("PYTHONPATH", "")]
+    env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    env["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), env.get("PATH", "")])
+    return env
+
+
+def git(root: Path, *arguments: str, check: bool = True, text: bool = True, **options):
+    """Run git in the project.
+
+    Parameters
+    ----------
+    root : Path
+        Where git runs.
+    *arguments : str
+        Git's arguments.
+    check : bool
+        Raise when git fails.
+    text : bool
+        Decode the output as UTF-8; `False` gives bytes.
+    **options
+        Further arguments of `subprocess.run`, such as `input` and `env`.
+
+    Returns
+    -------
+    subprocess.CompletedProcess
+        With `stdout` and `stderr`.
+
+    Raises
+    ------
+    LabError
+        If git is not installed, or fails and `check` is set.
+    """
+    coding = {"encoding": "utf-8", "errors": "surrogateescape"} if text else {}
+    command = ["git", "-C", str(root), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, check=False, **coding, **options)
+    except FileNotFoundError:
+        raise LabError("git is not installed or not on PATH; install it and try again") from None
+    if check and done.returncode:
+        error = done.stderr if text else done.stderr.decode("utf-8", "replace")
+        raise LabError(f"git {' '.join(arguments[:2])} failed: {' '.join(error.split())}")
+    return done
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file; what stood there is replaced.
+    content : str or bytes
+        Text is written as UTF-8 with `\\n` line ends.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, path.stat().st_mode & 0o777 if path.exists() else 0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,130 @@
+"""Build a recorded environment again: pip's packages by version, conda's by address and hash."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .project import LabError, write_whole
+
+CONDA = ("conda", "mamba", "micromamba")
+SEEDS = ("pip", "setuptools", "wheel")
+
+
+def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
+    """Build the environment of a record.
+
+    Parameters
+    ----------
+    recorded : dict
+        Its `environment.json`.
+    own : str
+        The project's package, which comes from the record's code instead.
+    folder : Path
+        Where to; one that was built from the same list is used again.
+
+    Returns
+    -------
+    str
+        Its Python.
+
+    Raises
+    ------
+    LabError
+        If the folder holds something else, no tool is here, or a package cannot be had.
+    """
+    folder = folder.absolute()
+    packages = [
+        package
+        for package in recorded.get("packages") or []
+        if re.sub(r"[-_.]+", "_", package["name"]).lower() != own
+    ]
+    for package in packages:
+        if package.get("editable"):
+            raise LabError(f"{package['name']} was installed from a working folder: no one has it")
+    python = folder / ("python.exe" if (folder / "conda-meta").exists() else "Scripts/python.exe")
+    python = python if os.name == "nt" else folder / "bin" / "python"
+    marker = folder / "lab-rebuilt.json"
+    wanted = json.dumps([recorded.get("python"), packages])
+    if marker.exists() and marker.read_text(encoding="utf-8") == wanted:
+        return str(python)
+    if folder.exists() and any(folder.iterdir()):
+        raise LabError(f"{folder} holds something else; name a folder that is not there yet")
+    print(f"building the environment of {len(packages)} packages in {folder}", file=sys.stderr)
+    try:
+        if any(package["manager"] == "conda" for package in packages):
+            _conda(packages, folder)
+        else:
+            _venv(recorded.get("python", ""), folder)
+        _pip([package for package in packages if package["manager"] == "pip"], python)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    write_whole(marker, wanted)
+    return str(python)
+
+
+def _run(command: list[str], hint: str, **options: Any) -> None:
+    """Run a tool; its last line is the reason where it fails."""
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **options)
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        reason = next((line for line in said if "ERROR" in line.upper()), (said or ["?"])[-1])
+        raise LabError(f"{hint}: {reason.strip()}")
+
+
+def _venv(version: str, folder: Path) -> None:
+    """Make a virtual environment with the recorded Python, to its minor version."""
+    minor = ".".join(version.split(".")[:2])
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    program = sys.executable if minor == here else shutil.which(f"python{minor}")
+    if program is None:
+        raise LabError(f"the record was made with Python {version}; install Python {minor}")
+    _run([program, "-m", "venv", str(folder)], f"cannot make {folder}")
+
+
+def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
+    """Install conda's packages from their addresses, checked by their hashes."""
+    tool = next((found for found in map(shutil.which, CONDA) if found), None)
+    if tool is None:
+        tools = ", ".join(CONDA)
+        raise LabError(
+            f"the record has packages of conda, and none of {tools} is here; install one"
+        )
+    lines = ["@EXPLICIT"]
+    for package in packages:
+        if package["manager"] == "conda":
+            if not package.get("url"):
+                raise LabError(f"the record has no address of {package['name']}; it was built here")
+            digest = package.get("md5") or package.get("sha256") or ""
+            lines.append(f"{package['url']}#{digest}".rstrip("#"))
+    listing = folder.with_name(f".{folder.name}-explicit.txt")
+    write_whole(listing, "\n".join(lines) + "\n")
+    try:
+        command = [tool, "create", "--yes", "--prefix", str(folder), "--file", str(listing)]
+        _run(command, f"{Path(tool).name} cannot build it")
+    finally:
+        listing.unlink(missing_ok=True)
+
+
+def _pip(packages: list[dict[str, Any]], python: Path) -> None:
+    """Install pip's packages in exactly the recorded versions, and nothing else."""
+    wanted = [
+        f"{package['name']} @ {package['source']}"
+        if package.get("source")
+        else f"{package['name']}=={package['version']}"
+        for package in packages
+        if package["name"] not in SEEDS
+    ]
+    if wanted:
+        listing = python.parent.parent / "requirements.txt"
+        command = [str(python), "-m", "pip", "install", "--no-deps", "--requirement", str(listing)]
+
+        write_whole(listing, "\n".join(wanted) + "\n")
+        _run(command, "pip cannot install the recorded versions")

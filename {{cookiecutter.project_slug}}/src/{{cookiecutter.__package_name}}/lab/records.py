@@ -1,0 +1,300 @@
+"""Run records: a folder for each run, complete or recognisably unfinished at every moment."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import math
+import os
+import secrets
+import shutil
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from .cards import write_card, write_json  # noqa: F401 (a card is for `lab report`)
+from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
+from .project import LabError, write_whole
+
+
+class Record:
+    """One run's folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; its files are read when they are asked for.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"<Record {self.id}, {self.state}>"
+
+    @property
+    def id(self) -> str:
+        """The run's name: when, on what, with what, from which seed."""
+        return self.code.get("run", self.path.name)
+
+    @property
+    def state(self) -> str:
+        """`finished`, `unfinished`, or `damaged` where a file cannot be read."""
+        if not isinstance(self.read("config.json"), dict):
+            return "damaged"
+        if not (self.path / "result.json").exists():
+            return "unfinished"
+        return "finished" if isinstance(self.read("result.json"), dict) else "damaged"
+
+    def read(self, name: str) -> Any:
+        """Read the record's JSON file `name`; `None` where it is missing or damaged."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _read_dict(self, name: str) -> dict[str, Any]:
+        """Read a file that holds an object; empty where it does not."""
+        content = self.read(name)
+        return content if isinstance(content, dict) else {}
+
+    config = cached_property(lambda self: self._read_dict("config.json"))
+    environment = cached_property(lambda self: self._read_dict("environment.json"))
+    code = cached_property(lambda self: self._read_dict("code.json"))
+    data = cached_property(lambda self: self._read_dict("data.json"))
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The result; empty while the run is unfinished."""
+        return self._read_dict("result.json")
+
+    @property
+    def verification(self) -> dict[str, Any]:
+        """What `lab verify` said last; empty if it was never asked."""
+        return self._read_dict("verification.json")
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One row an epoch; a torn last line is dropped."""
+        rows = []
+        with contextlib.suppress(OSError, ValueError):
+            for line in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+                rows.append(json.loads(line))
+        return [row for row in rows if isinstance(row, dict)]
+
+    @cached_property
+    def predictions(self) -> dict[str, Any]:
+        """Arrays by name: test labels, class probabilities, sample and misjudged images."""
+        import numpy as np
+
+        path = self.path / "predictions.npz"
+        if not path.exists():
+            raise LabError(f"{self.id} has no predictions.npz; is the run finished?")
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+
+    @property
+    def samples(self) -> dict[str, Any]:
+        """Some training images: `images`, `augmented`, `normalised`, `labels`."""
+        prefix = "sample_"
+        return {
+            name.removeprefix(prefix): values
+            for name, values in self.predictions.items()
+            if name.startswith(prefix)
+        }
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        runs_dir: Path,
+        config: dict[str, Any],
+        data: dict[str, Any],
+        files: list[Path],
+        data_dir: Path,
+        argv: list[str],
+        world_size: int,
+    ) -> Record:
+        """Begin a record: all that is known before the first step.
+
+        Parameters
+        ----------
+        root : Path
+            The project's.
+        runs_dir : Path
+            Where the folder is made.
+        config : dict
+            Every value that changes numbers.
+        data : dict
+            What is known of the data; the fingerprint is added.
+        files : list of Path
+            The data's files, below `data_dir`.
+        data_dir : Path
+            What their names are relative to.
+        argv : list of str
+            As given to `train.py`.
+        world_size : int
+            The number of processes.
+
+        Returns
+        -------
+        Record
+            Its folder appears whole or not at all.
+
+        Raises
+        ------
+        LabError
+            If a file of the data cannot be read.
+        OSError
+            If the disk refuses.
+        """
+        from . import code, environment  # `lab runs` reads without them
+
+        try:
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            if not (runs_dir / ".gitignore").exists():  # one run is no part of another's code
+                write_whole(runs_dir / ".gitignore", "*\n")
+        except OSError as error:
+            why = f"cannot write to {runs_dir} ({error.strerror}); choose another --runs-dir"
+            raise LabError(why) from None
+        now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        kind = f"{config['dataset']}-{config['model']}-s{config['seed']}"
+        path = runs_dir / f"{now}-{kind}-{secrets.token_hex(2)}"
+        described, patch = code.capture(root, argv)
+        described = {"run": path.name, **described}
+        cache = runs_dir / ".fingerprints.json"
+        where = data_dir.resolve()
+        if where.is_relative_to(root.resolve()):  # clones lie elsewhere
+            where = where.relative_to(root.resolve())
+        where = code.tilde(where.as_posix())
+        found = {"fingerprint": fingerprint(files, data_dir, cache), "data_dir": where}
+        scratch = runs_dir / f".{path.name}"
+        scratch.mkdir()
+        try:
+            surroundings = environment.capture(config["threads"], world_size, config["device"])
+            write_json(scratch / "config.json", config)
+            write_json(scratch / "environment.json", surroundings)
+            write_json(scratch / "code.json", described)
+            write_json(scratch / "data.json", {"dataset": config["dataset"], **data, **found})
+            write_whole(scratch / "code.patch", patch)
+            (scratch / "metrics.jsonl").touch()
+            scratch.rename(path)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+        print(f"run {path.name}")
+        if described.get("warning"):
+            print(f"warning: {described['warning']}")
+        return cls(path)
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add one epoch's `row` to `metrics.jsonl`, and wait until the disk has it."""
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def go_on(self, root: Path, epoch: int, step: int) -> None:
+        """Take the run up again: drop what is computed again, note what changed in between.
+
+        Parameters
+        ----------
+        root : Path
+            The project's.
+        epoch, step : int
+            Where it goes on, both from 0.
+        """
+        from . import code
+
+        rows = self.metrics[:epoch]
+        write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        described, patch = code.capture(root, [])
+        compared = ("tree",) if described.get("tree") else ("base", "commit")
+        changes = []
+        if any(described.get(name) != self.code.get(name) for name in compared):
+            changes.append("the code changed since this run began")
+        digest = hashlib.sha256(patch).hexdigest()
+        entry = {"epoch": epoch, "step": step, "changes": changes, "patch_sha256": digest}
+        self.code.setdefault("resumes", []).append(entry)
+        write_json(self.path / "code.json", self.code)
+        print(f"run {self.id} goes on at epoch {epoch + 1}, step {step}")
+        for change in changes:
+            print(f"warning: {change}")
+
+    def finish(self, result: dict[str, Any], **arrays: Any) -> None:
+        """Write the arrays that figures are drawn from, then `result.json`, which finishes it."""
+        import numpy as np
+
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        write_whole(self.path / "predictions.npz", buffer.getvalue())
+        write_json(self.path / "result.json", result)
+
+
+def all_records(runs_dir: Path) -> list[Record]:
+    """List the records below a folder, oldest first; what is no run is left out.
+
+    Parameters
+    ----------
+    runs_dir : Path
+        A project's `runs`.
+
+    Returns
+    -------
+    list of Record
+        Also unfinished and damaged ones.
+    """
+    if not runs_dir.is_dir():
+        return []
+    folders = (path for path in runs_dir.iterdir() if path.name[:1].isdigit() and path.is_dir())
+    return [Record(path) for path in sorted(folders)]
+
+
+def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None = None) -> Record:
+    """Find a run.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    name : str
+        An id, a unique prefix, a path, `latest`, or a folder in `reports/`.
+    runs_dir : Path, optional
+        Where to look; by default the project's `runs`.
+    state : str, optional
+        For `latest`: only runs in this state.
+
+    Returns
+    -------
+    Record
+        The run.
+
+    Raises
+    ------
+    LabError
+        If there is none, or more than one.
+    """
+    runs_dir = runs_dir or root / "runs"
+    records = all_records(runs_dir)
+    if name == "latest":
+        records = [record for record in records if state in (None, record.state)]
+        if not records:
+            raise LabError(f"no {state + ' ' if state else ''}run in {runs_dir}; start one first")
+        return records[-1]
+    for place in (Path(name), root / name, root / "reports" / name):
+        for folder in (place, place / "run"):
+            if (folder / "config.json").exists():
+                return Record(folder)
+    found = [record for record in records if name and record.path.name.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise LabError(f"{len(found)} runs begin with {name!r}; give more of the id")
+    raise LabError(f"no run {name!r} in {runs_dir}; `lab runs` lists them")

@@ -1,0 +1,207 @@
+-- pandoc's view of an executed notebook -> a report. Python has tidied the outputs before; this
+-- gives each format its figures, its folded code and its links. FORMAT is pandoc's own.
+local web = FORMAT:match("html") or FORMAT:match("gfm")
+local folded, with_code, base = 30, false, "" -- a table of layers stays in sight
+
+local function html(text)
+  return pandoc.RawBlock("html", text)
+end
+
+local function details(class, label, blocks)
+  local open = '<details class="' .. class .. '"><summary>' .. label .. "</summary>"
+  if FORMAT:match("gfm") then
+    open = "<details><summary>" .. label .. "</summary>\n"
+  end
+  return pandoc.List({ html(open) }) .. pandoc.List(blocks) .. pandoc.List({ html("</details>") })
+end
+
+local function escaped(text)
+  return (text:gsub("&", "&amp;"):gsub("<", "&lt;"):gsub(">", "&gt;"))
+end
+
+-- Python in colour. pandoc's own way loads 0.8 s of grammars, and this is code at the margin.
+local keywords = {}
+for word in ("and as assert async await break class continue def del elif else except finally for "
+  .. "from global if import in is lambda None nonlocal not or pass raise return True False try "
+  .. "while with yield"):gmatch("%S+") do
+  keywords[word] = "kw"
+end
+local kinds = { -- the first that fits at a place counts
+  { "^#[^\n]*", "co" },
+  { "^[fFrRbBuU]*(\"\"\".-\"\"\")", "st" },
+  { '^[fFrRbBuU]*"[^"\n]*"', "st" },
+  { "^[fFrRbBuU]*'[^'\n]*'", "st" },
+  { "^%d[%w_.]*", "dv" },
+  { "^[%a_][%w_]*", keywords },
+  { "^%s+", "" },
+  { "^[^%w%s]", "" },
+}
+
+local function coloured(code)
+  local parts, at = {}, 1
+  while at <= #code do
+    local last, class = at, ""
+    for _, kind in ipairs(kinds) do
+      local first, stop = code:find(kind[1], at)
+      if first then
+        last, class = stop, kind[2]
+        break
+      end
+    end
+    local word = code:sub(at, last)
+    class = type(class) == "table" and (class[word] or "") or class
+    word = escaped(word)
+    parts[#parts + 1] = class == "" and word or '<span class="' .. class .. '">' .. word .. "</span>"
+    at = last + 1
+  end
+  return html("<pre><code>" .. table.concat(parts) .. "</code></pre>")
+end
+
+local function python(block)
+  if FORMAT:match("html") then
+    return coloured(block.text)
+  end
+  return pandoc.CodeBlock(block.text, { class = "python" })
+end
+
+local function plain(block)
+  if FORMAT:match("html") then
+    return html('<pre class="output"><code>' .. escaped(block.text) .. "</code></pre>")
+  end
+  return pandoc.CodeBlock(block.text)
+end
+
+local function text_output(block)
+  local _, count = block.text:gsub("\n", "\n")
+  if count < folded then
+    return { plain(block) }
+  elseif web then
+    return details("output", "Output, " .. (count + 1) .. " lines", { plain(block) })
+  end
+  local lines = {}
+  for line in (block.text .. "\n"):gmatch("(.-)\n") do
+    table.insert(lines, line)
+  end
+  local left_out = "… " .. (#lines - 14) .. " lines, see the HTML …"
+  local text = table.concat(lines, "\n", 1, 7) .. "\n" .. left_out .. "\n"
+  return { pandoc.CodeBlock(text .. table.concat(lines, "\n", #lines - 6)) }
+end
+
+local figures = 0
+local function figure(image)
+  figures = figures + 1
+  local caption = pandoc.Inlines({ pandoc.Strong("Figure " .. figures .. ".") })
+  if image.title ~= "" then
+    caption = caption .. { pandoc.Space() } .. pandoc.Inlines(image.title)
+  end
+  image.title = ""
+  if FORMAT:match("gfm") then
+    return { pandoc.Para(image), pandoc.Para(caption) }
+  end
+  return { pandoc.Figure(pandoc.Plain(image), { long = { pandoc.Plain(caption) } }) }
+end
+
+local function output(div)
+  if div.classes:includes("stderr") then
+    return web and details("output", "Messages", div.content:map(plain)) or {}
+  end
+  local blocks = pandoc.List()
+  for _, block in ipairs(div.content) do
+    if block.t == "CodeBlock" then
+      blocks:extend(text_output(block))
+    elseif block.t == "RawBlock" and block.format == "html" and block.text:match("<table") then
+      blocks:extend(pandoc.read(block.text, "html").blocks)
+    elseif block.t == "RawBlock" and block.format == "markdown" then
+      for _, shown in ipairs(pandoc.read(block.text, "markdown-implicit_figures").blocks) do
+        local image = shown.content and #shown.content == 1 and shown.content[1]
+        blocks:extend(image and image.t == "Image" and figure(image) or { shown })
+      end
+    else
+      blocks:insert(block)
+    end
+  end
+  return blocks
+end
+
+local function code_cell(div)
+  local blocks = pandoc.List()
+  for _, block in ipairs(div.content) do
+    if block.t == "Div" and block.classes:includes("output") then
+      blocks:extend(output(block))
+    elseif block.t == "CodeBlock" and web then
+      blocks:extend(details("code", "Code", { python(block) }))
+    elseif block.t == "CodeBlock" and with_code then
+      blocks:insert(block)
+    end
+  end
+  return blocks
+end
+
+-- Links in prose are relative to the notebook; the report lies elsewhere.
+local function moved(target)
+  local elsewhere = target:match("^%a[%w+.-]*:") or target:match("^[#/]") or target == ""
+  return elsewhere and target or base .. target
+end
+
+local prose = {
+  CodeBlock = function(block)
+    if block.classes:includes("python") then
+      return python(block)
+    end
+    block.classes = FORMAT:match("html") and {} or block.classes
+    return block
+  end,
+  Math = function(math) -- browsers set no space after a function's name
+    for _, name in ipairs({ "log", "exp", "ln", "sin", "cos", "tanh", "max", "min" }) do
+      if FORMAT:match("html") then
+        math.text = math.text:gsub("\\" .. name .. "%s+(%w)", "\\" .. name .. "\\, %1")
+      end
+    end
+    return math
+  end,
+  Link = function(link)
+    link.target = moved(link.target)
+    return link
+  end,
+  Image = function(image)
+    if image.src:match("^https?:") and not FORMAT:match("gfm") then
+      return pandoc.Link(image.caption, image.src) -- a report loads nothing from elsewhere
+    end
+    image.src = moved(image.src)
+    return image
+  end,
+  RawBlock = function(raw) -- LaTeX environments without dollars, as Jupyter allows
+    if raw.format == "tex" and raw.text:match("^\\begin") then
+      return pandoc.Para(pandoc.Math("DisplayMath", raw.text))
+    end
+  end,
+}
+
+function Pandoc(document)
+  with_code = document.meta.with_code ~= nil
+  base = pandoc.utils.stringify(document.meta.base or "")
+  local blocks, title = pandoc.List(), nil
+  for _, div in ipairs(document.blocks) do
+    local cell = div.t == "Div" and div or pandoc.Div(div)
+    if cell.classes:includes("code") then
+      blocks:extend(code_cell(cell))
+    else
+      blocks:extend(cell:walk(prose).content)
+    end
+  end
+  for index, block in ipairs(blocks) do
+    if block.t == "Table" and FORMAT:match("typst") then -- else typst centres every column
+      for _, column in ipairs(block.colspecs) do
+        column[1] = column[1] == "AlignDefault" and "AlignLeft" or column[1]
+      end
+    end
+    if block.t == "Header" and block.level == 1 then
+      title = blocks:remove(index).content
+      break
+    end
+  end
+  document.meta.title = title and pandoc.MetaInlines(title) or document.meta.name
+  document.meta.pagetitle = pandoc.utils.stringify(document.meta.title)
+  document.blocks = blocks
+  return document
+end

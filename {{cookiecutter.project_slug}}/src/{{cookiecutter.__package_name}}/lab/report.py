@@ -1,0 +1,243 @@
+"""Execute a notebook in a fresh kernel and publish it: README.md, report.html and report.pdf."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unicodedata
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import execution, records
+from .checks import findings
+from .notebooks import digest, plainly_in_step, read_cells
+from .project import LabError, git, write_whole
+from .results import readme_findings
+from .tidy import tidy
+
+FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
+ASSETS = Path(__file__).parent
+
+
+def report(
+    root: Path,
+    name: str,
+    run: str | None = None,
+    formats: tuple[str, ...] = tuple(FORMATS),
+    parameters: dict[str, str] | None = None,
+    with_code: bool = False,
+    again: bool = False,
+) -> int:
+    """Publish a notebook under `reports/`; where only its prose changed, nothing is executed.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    name : str
+        The notebook.
+    run : str, optional
+        A run to report instead of training.
+    formats : sequence of str
+        Of `md`, `html` and `pdf`; `md` is always written.
+    parameters : dict of str to str, optional
+        Values for the notebook's parameters cell.
+    with_code : bool
+        Show the code in the PDF, too.
+    again : bool
+        Execute even if no code changed.
+
+    Returns
+    -------
+    int
+        0; 1 if a cell failed or the PDF lacks letters.
+
+    Raises
+    ------
+    LabError
+        If there is no such notebook, run, format or parameter.
+    """
+    unknown = set(formats) - set(FORMATS)
+    if unknown:
+        raise LabError(f"no format {min(unknown)!r}; choose from {', '.join(FORMATS)}")
+    from . import pairs
+
+    stem = pairs.find_notebook(root, name)
+    name = stem.relative_to(root / "notebooks").as_posix()
+    half = stem.with_suffix(".py")
+    cells = read_cells(half.read_text(encoding="utf-8")) if half.exists() else []
+    if not plainly_in_step(stem.with_suffix(".ipynb"), cells) and pairs.sync(root, [str(stem)]):
+        return 1
+    notebook = execution.read_notebook(stem.with_suffix(".ipynb"))
+    if notebook is None:
+        raise LabError(f"{stem}.ipynb cannot be read; lab sync {name} writes it from its .py half")
+    parameters = dict(parameters or {})
+    if run:
+        parameters["run"] = repr(_name_of_run(root, run))
+    execution.set_parameters(notebook, parameters)
+    target = root / "reports" / name
+    code = execution.code_digest(root, notebook)
+    last = execution.read_notebook(target / "report.ipynb")
+    try:
+        if not again and last and last["metadata"].get("lab", {}).get("code") == code:
+            print("no code changed since the last report: its outputs stand (--again executes)")
+            execution.take_outputs(notebook, last)
+        else:
+            execution.execute(root, stem, notebook, code)
+    except execution.CellError as failure:
+        target.mkdir(parents=True, exist_ok=True)
+        execution.dump(target / "failed.ipynb", failure.notebook)
+        with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
+            _render(root, stem, failure.notebook, Path(folder), {"html"})
+            (Path(folder) / "report.html").replace(target / "failed.html")
+        print(f"{failure}\nthe report up to there: {target / 'failed.html'}", file=sys.stderr)
+        return 1
+    return _publish(root, stem, target, notebook, formats, with_code)
+
+
+def _name_of_run(root: Path, run: str) -> str:
+    """Return what names a finished run in the notebook, wherever the project lies."""
+    record = records.find(root, run)
+    if record.state != "finished":
+        raise LabError(f"{record.id} is {record.state}; a report needs a finished run")
+    path = record.path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+
+
+def _render(root, stem, notebook, folder, formats, with_code=False):
+    """Write the report's files into a folder; return what `_typeset` does."""
+    name = stem.relative_to(root / "notebooks").as_posix()
+    run = notebook["metadata"].get("lab", {}).get("run")
+    last = root / "reports" / name / "run"
+    record = records.Record(Path(run) if run and Path(run).exists() else last)
+    if run and record.config:
+        _keep_card(record, last, folder / "run")
+        record = records.Record(folder / "run")  # a verdict may stand beside it alone
+    (folder / "figures").mkdir()
+    facts = _facts(root, stem, record if run else None)
+    meta = {"name": name, "facts": facts, "date": facts[1]["value"]}
+    meta["base"] = "../" * (2 + name.count("/")) + "notebooks/"
+    meta |= {"with_code": True} if with_code else {}
+    meta |= {"run": True} if run else {}
+    write_whole(folder / "meta.json", json.dumps(meta))
+    write_whole(folder / "tidy.json", json.dumps(tidy(root, notebook, folder)))
+    if "md" in formats:
+        _pandoc(folder, "gfm", "README.md", "--template", ASSETS / "report.md")
+        text = (folder / "README.md").read_text(encoding="utf-8").rstrip()
+        cells = read_cells(stem.with_suffix(".py").read_text(encoding="utf-8"))
+        mark = f"<!-- from notebooks/{name}.py, sha256 {digest(cells)} -->"
+        if notebook["metadata"].get("lab", {}).get("changed"):
+            mark = f"<!-- from notebooks/{name}.py, not as it stands: with other parameters -->"
+        write_whole(folder / "README.md", f"{text}\n\n{mark}\n")
+    if "html" in formats:
+        style = (ASSETS / "report.css").read_text(encoding="utf-8")
+        options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2")
+        template = ("--template", ASSETS / "report.html", "-V", f"styles={style}")
+        _pandoc(folder, "html", "report.html", *options, *template)
+    if "pdf" not in formats:
+        return None
+    _pandoc(folder, "typst", "report.typ", "--template", ASSETS / "report.typ")
+    return _typeset(folder)
+
+
+def _publish(root, stem, target, notebook, formats, with_code) -> int:
+    """Write the report beside the last one, then put it in its place."""
+    target.mkdir(parents=True, exist_ok=True)
+    execution.dump(target / "report.ipynb", notebook)  # what took long, kept if the rest fails
+    with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
+        scratch = Path(folder)
+        lacking = _render(root, stem, notebook, scratch, {"md", *formats}, with_code)
+        for old in (*FORMATS.values(), "failed.html", "failed.ipynb"):
+            (target / old).unlink(missing_ok=True)
+        for part in ("figures", "run"):
+            if (scratch / part).exists():
+                shutil.rmtree(target / part, ignore_errors=True)
+        for part in ("figures", "run", *FORMATS.values()):
+            if (scratch / part).exists():
+                (scratch / part).replace(target / part)
+    written = [target / FORMATS[kind] for kind in FORMATS if kind in {"md", *formats}]
+    print("\n".join(f"wrote {path.relative_to(root).as_posix()}" for path in written))
+    if lacking:
+        print(f"lab: {lacking[1]}", file=sys.stderr)
+    for line, text, _ in findings(root, stem):
+        print(f"{stem.with_suffix('.py').relative_to(root).as_posix()}:{line}: {text}")
+    if next(readme_findings(root), None):
+        print("the README's results table is out of step: lab report --readme")
+    return int(bool(lacking) and unicodedata.category(lacking[0]).startswith("L"))
+
+
+def _keep_card(record: records.Record, last: Path, card: Path) -> None:
+    """Copy the run's record, with the verdict that an earlier card of the same run had."""
+    if last.exists():
+        shutil.copytree(last, card)
+    records.write_card(record, card)
+
+
+def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[str, str]]:
+    """Say who, when, which run, which code, and whether it was run again; values are Markdown."""
+    path = stem.with_suffix(".py").relative_to(root).as_posix()
+    names = git(root, "log", "--reverse", "--format=%an", "--", path, check=False).stdout
+    asked = git(root, "config", "user.name", check=False).stdout
+    author = next((name for name in (names + "\n" + asked).splitlines() if name.strip()), "unknown")
+    facts = [{"name": "Author", "value": re.sub(r"([^\w\s])", r"\\\1", author)}]
+    now = datetime.now(UTC).date().isoformat()
+    if not record:
+        return [*facts, {"name": "Date", "value": now}]
+    day = re.match(r"(\d{4})(\d\d)(\d\d)-", record.id)
+    changed = ", with changes kept as a patch" if record.code.get("dirty") else ""
+    commit = (record.code.get("commit") or "none")[:10]
+    verdict = record.verification.get("verdict", "not yet")
+    look = {"identical": "good", "within tolerance": "good", "different": "bad"}.get(verdict, "")
+    facts += [
+        {"name": "Date", "value": "-".join(day.groups()) if day else now},
+        {"name": "Run", "value": f"`{record.id}`", "class": "run"},
+        {"name": "Commit", "value": f"`{commit}`{changed}"},
+        {"name": "Verified", "value": verdict, "class": look},
+    ]
+    if "test_accuracy" in record.result:
+        facts.append({"name": "Test accuracy", "value": f"{record.result['test_accuracy']:.2%}"})
+    return facts
+
+
+def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
+    """Convert the tidy notebook."""
+    program = shutil.which("pandoc")
+    if not program:
+        try:
+            import pypandoc  # pip's way to have the same program
+
+            program = pypandoc.get_pandoc_path()
+        except (ImportError, OSError):
+            raise LabError("pandoc is not installed; pip install -e '.[dev]' brings it") from None
+    command = [program, "tidy.json", "-f", "ipynb+raw_tex", "-t", kind, "-o", output,
+               "--standalone", "--wrap=preserve", "--metadata-file=meta.json",
+               "--lua-filter", ASSETS / "report.lua", "--resource-path=.", *options]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), cwd=folder, capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        raise LabError(f"pandoc cannot write {output}: {done.stderr.strip()}")
+
+
+def _typeset(folder: Path) -> tuple[str, str] | None:
+    """Make the PDF; return a character that it lacks, and what to do."""
+    import typst
+
+    source, output = folder / "report.typ", folder / "report.pdf"
+    try:
+        typst.compile(source, output, root=folder, pdf_standards=["a-2b"])  # refuses lost letters
+    except typst.TypstError as error:
+        lost = re.search(r'the text `"(.+?)"` could not be displayed', error.message)
+        if not lost:
+            raise LabError(f"typst cannot set the PDF: {error.message}") from None
+        typst.compile(source, output, root=folder)
+        name = unicodedata.name(lost[1][0], "unknown").lower()
+        return lost[1][0], (
+            f"no font here has {lost[1]!r} ({name}), so report.pdf lacks it; install one that has, "
+            "for Chinese such as Noto Serif CJK SC (Debian: fonts-noto-cjk)"
+        )
+    return None

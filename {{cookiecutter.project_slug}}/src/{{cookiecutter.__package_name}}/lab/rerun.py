@@ -1,0 +1,151 @@
+"""A record, run again: the same code, values and variables in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from . import environment
+from .project import LabError, project_env
+from .records import Record, all_records
+
+IGNORED = ("seconds",)  # takes as long as it takes
+NOT_SET_AGAIN = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD")  # of that machine, not of this one
+
+
+def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[str, Any]]:
+    """Compare the rows `old` and `new` of `where` to the last bit, which JSON gives back."""
+    return [
+        {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
+        for key in [*old, *(key for key in new if key not in old)]
+        if key not in IGNORED and json.dumps(old.get(key)) != json.dumps(new.get(key))
+    ]
+
+
+class Failed(Exception):
+    """The run could not be repeated; the message says how it ended."""
+
+
+class Rerun:
+    """A way to run a record again.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+    old : Record
+        What is run again.
+    python : str
+        The interpreter.
+    scratch : Path
+        An empty folder outside the project.
+    epochs : int or None
+        Only so many.
+    """
+
+    def __init__(self, root: Path, old: Record, python: str, scratch: Path, epochs: int | None):
+        self.root, self.old, self.python, self.epochs = root.resolve(), old, python, epochs
+        self.scratch, self.code = scratch, scratch / "code"
+
+    def command(self, runs_dir: Path) -> list[str]:
+        """Return the command line, into `runs_dir`: every recorded value, whatever the defaults."""
+        size = self.old.environment.get("world_size") or 1
+        launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
+        command = [self.python, *(launch if size > 1 else []), "train.py"]
+        threads = self.old.environment.get("threads")
+        for key, value in (self.old.config | {"threads": threads}).items():
+            flag = key.replace("_", "-")
+            if isinstance(value, bool):
+                command.append(f"--{flag}" if value else f"--no-{flag}")
+            elif value is not None:
+                command += [f"--{flag}", str(value)]
+        if self.epochs:
+            command += ["--stop-after-epochs", str(self.epochs)]
+        folder = self.root / Path(self.old.data.get("data_dir") or "data").expanduser()
+        folder = folder if folder.exists() else self.root / "data"
+        return [*command, "--data-dir", str(folder), "--runs-dir", str(runs_dir)]
+
+    def variables(self) -> dict[str, str]:
+        """Return the recorded variables that change numbers, and else those of this shell."""
+        env = project_env(self.code)
+        paths = env["PYTHONPATH"].split(os.pathsep)  # nothing of the working tree behind it
+        foreign = [path for path in paths if not Path(path).resolve().is_relative_to(self.root)]
+        env["PYTHONPATH"] = os.pathsep.join(foreign)
+        recorded = self.old.environment.get("variables") or {}
+        for name in set(environment.VARIABLES) - set(NOT_SET_AGAIN):
+            env.pop(name, None)
+            if name in recorded:
+                env[name] = recorded[name]
+        return env
+
+    def shell(self) -> dict[str, list[str]]:
+        """Name the variables of this shell that gave way to the recorded ones."""
+        recorded = self.old.environment.get("variables") or {}
+        here = {name: os.environ.get(name) for name in environment.VARIABLES}
+        lines = [
+            f"{name}: {here[name]} here, {recorded.get(name, 'none')} in both runs"
+            for name in here
+            if here[name] != recorded.get(name) and here[name] and name not in NOT_SET_AGAIN
+        ]
+        return {"shell": lines} if lines else {}
+
+    def run(self) -> Record:
+        """Run it and return what came out; Failed or LabError where nothing did."""
+        runs_dir = Path(tempfile.mkdtemp(prefix="runs-", dir=self.scratch))
+        log = self.scratch / "log"
+        with log.open("w", encoding="utf-8") as output:
+            process = subprocess.Popen(
+                self.command(runs_dir),
+                cwd=self.code,
+                env=self.variables(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for `lab` to handle
+            )
+            try:
+                self._watch(process, runs_dir)
+            finally:
+                _end(process)
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        refusal = next((line for line in said if line.startswith("train.py: ")), None)
+        if refusal or process.returncode == 2:
+            raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said[-3:])}")
+        found = all_records(runs_dir)
+        if process.returncode or not found:
+            raise Failed(f"exit code {process.returncode}: {' '.join(said[-1:])}")
+        again = found[0]
+        imported = Path(again.code.get("package_path", "")).expanduser().resolve()
+        if not imported.is_relative_to(self.code):
+            raise LabError(
+                f"the run again imported {imported}, not the recorded code; uninstall it"
+            )
+        return again
+
+    def _watch(self, process: subprocess.Popen, runs_dir: Path) -> None:
+        """Tell of each epoch how it compares, while the process runs."""
+        told, old = 0, self.old.metrics
+        while process.poll() is None:
+            time.sleep(0.1)
+            rows = [record.metrics for record in all_records(runs_dir)]
+            for row in rows[0][told:] if rows else ():
+                told += 1
+                same = told <= len(old) and not unlike(old[told - 1], row, "")
+                word = "identical" if same else "different"
+                print(f"epoch {told} of {self.epochs or len(old)}: {word}", file=sys.stderr)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Make sure that nothing of a process is left running."""
+    if process.poll() is None:
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()

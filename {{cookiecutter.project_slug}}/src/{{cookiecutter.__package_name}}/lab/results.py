@@ -1,0 +1,88 @@
+"""The README's table of results, filled from the record cards in `reports/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from .project import LabError, write_whole
+from .records import Record
+
+MARKS = ("<!-- results -->", "<!-- /results -->")
+
+
+def _table(root: Path) -> str:
+    """Write the README's results, a line for each report."""
+    lines = [
+        "| experiment | data | model | epochs | seed | test accuracy | verified | run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for card in sorted((root / "reports").glob("**/run/result.json")):
+        record, folder = Record(card.parent), card.parent.parent
+        readme = folder / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        title = re.search(r"(?m)^# (.+)", text)
+        cells = [
+            f"[{title[1] if title else folder.name}]({folder.relative_to(root).as_posix()}/)",
+            *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
+            f"{record.result.get('test_accuracy', 0):.2%}",
+            record.verification.get("verdict", "not yet"),
+            f"`{record.id}`",
+        ]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    return "\n".join(lines if len(lines) > 2 else ["No experiment is reported yet."])
+
+
+def _split_readme(root: Path) -> tuple[str, str, str] | None:
+    """Return the README before, between and after the markers."""
+    path = root / "README.md"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
+        return None
+    start, end = text.find(MARKS[0]) + len(MARKS[0]), text.find(MARKS[1])
+    return text[:start], text[start:end].strip(), text[end:]
+
+
+def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield where the README's results table differs from the record cards.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Yields
+    ------
+    tuple of int and str
+        Line and finding.
+    """
+    parts = _split_readme(root)
+    if parts and parts[1] != _table(root):
+        yield parts[0].count("\n") + 1, "the results table is out of step; lab report --readme"
+
+
+def readme_table(root: Path) -> int:
+    """Fill the README's results table from the record cards.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Returns
+    -------
+    int
+        0.
+
+    Raises
+    ------
+    LabError
+        If the README lacks the two markers.
+    """
+    parts = _split_readme(root)
+    if not parts:
+        raise LabError(f"README.md lacks the lines {MARKS[0]} and {MARKS[1]}; put them back")
+    write_whole(root / "README.md", f"{parts[0]}\n{_table(root)}\n{parts[2]}")
+    print("README.md: results table written")
+    return 0

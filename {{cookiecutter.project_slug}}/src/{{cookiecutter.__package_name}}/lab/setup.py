@@ -1,0 +1,176 @@
+"""`lab setup`: everything that a clone of this project needs in git, as often as one likes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from . import nbfilter, pairs
+from .project import LabError, git, package_of, project_env
+
+HOOKS = ("pre-commit", "pre-merge-commit", "pre-push")
+COMMON = '"$(git rev-parse --git-common-dir)"'  # of all worktrees; git runs us at the tree's top
+
+
+def _shell_path(root: Path, program: str) -> str:
+    """Quote a program's path for a shell, so that it survives the project's being moved."""
+    path = Path(program)
+    if path.is_relative_to(root):
+        return f"{COMMON}/../{shlex.quote(path.relative_to(root).as_posix())}"
+    return shlex.quote(path.as_posix())
+
+
+def _command(root: Path, program: str, arguments: str) -> str:
+    """Write a shell command that runs Python: this one, or without it the first on PATH."""
+    path = _shell_path(root, program)
+    return f'p={path}; [ -x "$p" ] || p=python3; exec "$p" {arguments}'
+
+
+def _settings(root: Path) -> dict[str, str]:
+    """Return what git's configuration should say."""
+    plain = getattr(sys, "_base_executable", None) or sys.executable  # needs no packages
+    run = f"-I -S {COMMON}/lab/nbfilter.py"
+    merge = (
+        "import runpy, sys; sys.path.insert(0, 'src'); "
+        f"runpy.run_module('{package_of(root)}.lab.cli', run_name='__main__')"
+    )
+    return {
+        "filter.notebook.clean": _command(root, plain, f"{run} clean %f"),
+        "filter.notebook.smudge": _command(root, plain, f"{run} smudge %f"),
+        # a smudge that fails must not delete the notebook; the guard refuses what clean missed
+        "filter.notebook.required": "false",
+        "diff.notebook.textconv": _command(root, plain, f"{run} text"),
+        "merge.notebook.name": "notebooks by their cells",
+        "merge.notebook.driver": _command(
+            root, sys.executable, f'-c "{merge}" merge-driver %O %A %B %P'
+        ),
+    }
+
+
+def _git_dir(root: Path, name: str) -> Path:
+    """Return a path in the git directory that all worktrees share."""
+    return root / git(root, "rev-parse", "--git-common-dir").stdout.strip() / name
+
+
+def _make_repository(root: Path) -> None:
+    """Make the root the top of a repository of its own."""
+    git(root, "init", "--quiet", "--initial-branch=main")
+    print(f"git: made a repository in {root}")
+
+
+def _first_commit(root: Path) -> None:
+    """Commit everything, if nothing is committed yet."""
+    if not git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
+        return
+    git(root, "add", "--all")
+    git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
+    print("git: made the first commit")
+
+
+def _filter(root: Path) -> None:
+    """Copy the filter into the git directory and tell git of it."""
+    script = _git_dir(root, "lab/nbfilter.py")
+    script.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(Path(nbfilter.__file__), script)
+    for key, value in _settings(root).items():
+        git(root, "config", key, value)
+    print("git: notebooks are stripped on commit, shown and merged by their cells")
+
+
+def _hooks(root: Path) -> bool:
+    """Install the hooks and build their environment, once; say what stands in the way."""
+    taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout.split()
+    if taken:
+        print(f"hooks: core.hooksPath is set to {taken[-1]} ({taken[0]}), and pre-commit cannot "
+              "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
+              "it is set there), then lab setup; or call from the hooks there: pre-commit run "
+              "--hook-stage pre-commit")  # fmt: skip
+        return False
+    command = [sys.executable, "-m", "pre_commit", "install", "--install-hooks"]
+    done = subprocess.run(command, cwd=root, env=project_env(root), capture_output=True, text=True,
+                          encoding="utf-8", errors="replace", check=False)  # fmt: skip
+    if done.returncode:
+        reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        print(f"hooks: pre-commit could not install them: {''.join(reason)}\n"
+              "       It needs write permission in .git/hooks and, the first time, a package "
+              "registry; then: lab setup")  # fmt: skip
+        return False
+    python = f"INSTALL_PYTHON={_shell_path(root, sys.executable)}"
+    for name in HOOKS:
+        hook = _git_dir(root, f"hooks/{name}")
+        lines = hook.read_text(encoding="utf-8").splitlines()
+        mended = [python if line.startswith("INSTALL_PYTHON=") else line for line in lines]
+        hook.write_text("\n".join(mended) + "\n", encoding="utf-8", newline="\n")
+    print(f"hooks: {', '.join(HOOKS)} are installed")
+    return True
+
+
+def setup(root: Path) -> int:
+    """Set up a checkout: repository, notebook filter, merge driver, hooks, pairs in step.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Returns
+    -------
+    int
+        0 good; 1 something needs a person, which is printed.
+
+    Raises
+    ------
+    LabError
+        If git or a hook's installation fails.
+    """
+    identity = git(root, "var", "GIT_COMMITTER_IDENT", check=False)
+    if identity.returncode:
+        raise LabError(
+            'git does not know who you are; git config --global user.name "Your Name" and '
+            'git config --global user.email "you@example.org", then lab setup'
+        )
+    top = git(root, "rev-parse", "--show-toplevel", check=False).stdout.strip()
+    if not top or Path(top).resolve() != root.resolve():
+        _make_repository(root)
+    _filter(root)
+    stepped = pairs.sync(root, []) == 0
+    _first_commit(root)
+    hooked = _hooks(root)
+    return 0 if hooked and stepped else 1
+
+
+def problems(root: Path) -> list[tuple[str, str]]:
+    """Find what `lab setup` has not done here.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root.
+
+    Returns
+    -------
+    list of (str, str)
+        What was found, and the command that mends it.
+    """
+    found = []
+    script = _git_dir(root, "lab/nbfilter.py")
+    if not script.exists() or script.read_bytes() != Path(nbfilter.__file__).read_bytes():
+        found.append("the notebook filter is not installed, or another version")
+    for key in _settings(root):
+        value = git(root, "config", key, check=False).stdout.strip()
+        program = re.match(r"p=(/\S+|'[^']+');", value)
+        if not value:
+            found.append(f"git's {key} is not set")
+        elif program and not Path(program[1].strip("'")).exists():
+            found.append(f"git's {key} names {program[1]}, which is gone")
+    for name in HOOKS:
+        hook = _git_dir(root, f"hooks/{name}")
+        if not hook.exists() or "pre-commit" not in hook.read_text(encoding="utf-8"):
+            found.append(f"the {name} hook is not installed")
+    if git(root, "config", "core.hooksPath", check=False).stdout:
+        found.append("core.hooksPath is set: git does not run this project's hooks")
+    return [(what, "lab setup") for what in found]

@@ -1,0 +1,132 @@
+"""Send `train.py` to a Slurm cluster, and say how far the queue is."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .project import LabError, project_env, write_whole
+from .records import Record
+
+RANGE = re.compile(r"((?:--?[\w-]+=)?)(\d+)\.\.(\d+)")
+
+
+def submit(root: Path, arguments: list[str], options: list[str], lines: Path | None = None) -> int:
+    """Queue one job for each combination of the arguments.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    arguments : list of str
+        Of `train.py`; `0..4` stands for five values.
+    options : list of str
+        For sbatch; they win over those in `cluster/train.sbatch`.
+    lines : Path, optional
+        A file with further arguments, a job for each line; `#` begins a comment.
+
+    Returns
+    -------
+    int
+        0 when Slurm took them.
+
+    Raises
+    ------
+    LabError
+        If there is no Slurm here, or it refuses.
+    """
+    if shutil.which("sbatch") is None:
+        raise LabError("there is no sbatch on PATH; submit from the cluster's login node")
+    jobs = _expand(arguments, lines)
+    for flag in ("--runs-dir", "--resume"):
+        if any(part.split("=")[0] == flag for job in jobs for part in job):
+            raise LabError(f"{flag} cannot be submitted: a job looks for its own record in runs/")
+    folder = root / "runs" / ".submitted"
+    folder.mkdir(parents=True, exist_ok=True)
+    command, given = ["sbatch", "--parsable", f"--chdir={root}"], jobs[0]
+    if len(jobs) > 1:
+        listed = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.txt"
+        write_whole(listed, "".join(shlex.join(job) + "\n" for job in jobs))
+        command, given = [*command, f"--array=1-{len(jobs)}"], [str(listed)]
+    command += [*options, str(root / "cluster" / "train.sbatch"), *given]
+    done = subprocess.run(
+        command, env=project_env(root), capture_output=True, encoding="utf-8", check=False
+    )
+    if done.returncode:
+        raise LabError(f"Slurm refuses: {' '.join(done.stderr.split())}")
+    number = done.stdout.strip().split(";")[0]
+    for index, job in enumerate(jobs, start=1):
+        print(f"job {number}{f'_{index}' if len(jobs) > 1 else ''}: train.py {shlex.join(job)}")
+    print("`lab runs` shows how far they are; their output is in runs/slurm-*.out")
+    return 0
+
+
+def _expand(arguments: list[str], lines: Path | None) -> list[list[str]]:
+    """Return the arguments of each job."""
+    text = lines.read_text(encoding="utf-8") if lines else "\n"
+    rows = [shlex.split(line, comments=True) for line in text.splitlines()]
+    jobs = []
+    for row in [row for row in rows if row] or [[]]:
+        choices = []
+        for part in [*arguments, *row]:
+            found = RANGE.fullmatch(part)
+            values = range(int(found[2]), int(found[3]) + 1) if found else ()
+            choices.append([f"{found[1]}{value}" for value in values] or [part])
+        jobs += map(list, itertools.product(*choices))
+    return jobs
+
+
+def job_states(root: Path) -> dict[str, str]:
+    """Ask Slurm for this project's jobs.
+
+    Parameters
+    ----------
+    root : Path
+        The project's, from which they were submitted.
+
+    Returns
+    -------
+    dict of str to str
+        `queued`, `running` or `preempted` (waiting to go on) by the name that a record's
+        environment has as `job`; empty where there is no Slurm.
+    """
+    if shutil.which("squeue") is None:
+        return {}
+    columns = "ArrayJobID:20,ArrayTaskID:20,State:20,RestartCnt:20,WorkDir:4000"
+    command = ["squeue", "--me", "--array", "--noheader", f"--Format={columns}"]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    states = {}
+    for line in done.stdout.splitlines():
+        job, task, state, restarts, folder = line.split(maxsplit=4)
+        if Path(folder.strip()) == root:
+            waiting = "preempted" if int(restarts) else "queued"
+            name = job if task == "N/A" else f"{job}_{task}"
+            states[name] = waiting if state == "PENDING" else "running"
+    return states
+
+
+def show_jobs(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Give unfinished rows of `lab runs` the state of their jobs; add jobs that have no run yet.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    rows : list of dict
+        With `run`, `state` and `path`; changed in place.
+    """
+    states = job_states(root)
+    for row in rows if states else ():
+        if row["state"] == "unfinished":
+            job = Record(Path(row["path"])).environment.get("job")
+            row["state"] = states.pop(job, row["state"])
+    rows += [
+        {"run": f"job {job}", "state": state, "verdict": None, "path": ""}
+        for job, state in states.items()
+    ]

@@ -1,0 +1,93 @@
+"""Make an executed notebook fit to print: figures become files, noise leaves the outputs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from pathlib import Path
+
+from .execution import ANSI
+from .project import write_whole
+
+BAR = re.compile(r"\d+%\|.*\||\d+it \[\d\d:\d\d|^\s*0it \[")  # tqdm's
+WARNING = re.compile(r"^\S*[\\/]\S+?:\d+: (\w*Warning: )")
+
+
+def tidy(root: Path, notebook: dict, folder: Path) -> dict:
+    """Return a copy of an executed notebook for pandoc, and write its figures.
+
+    Parameters
+    ----------
+    root : Path
+        The project's root, which no output should name.
+    notebook : dict
+        Executed.
+    folder : Path
+        Holds `figures`, where pictures are written as `<section>-<number>`.
+
+    Returns
+    -------
+    dict
+        The notebook, without what differs from machine to machine.
+    """
+    notebook, section = json.loads(json.dumps(notebook)), "0"
+    counts: dict[str, int] = {}
+    for cell in notebook["cells"]:
+        heading = re.search(r"(?m)^## (\d)", "".join(cell["source"]))
+        if cell["cell_type"] != "code":
+            section = heading[1] if heading else section
+            continue
+        cell["execution_count"], streams, others = None, {}, []
+        for part in cell["outputs"]:
+            part.pop("execution_count", None)
+            if part["output_type"] == "stream":
+                text = streams.setdefault(part["name"], {**part, "text": ""})
+                text["text"] += "".join(part["text"])
+                if text not in others:
+                    others.append(text)
+            elif part["output_type"] == "error":
+                trace = ANSI.sub("", "\n".join(part["traceback"]))
+                others.append({"output_type": "stream", "name": "stdout", "text": trace})
+            elif not any("widget-view" in kind for kind in part["data"]):
+                part["data"] = _figure(part, folder, section, counts) or part["data"]
+                if "text/markdown" in part["data"]:
+                    part["data"] = {"text/markdown": part["data"]["text/markdown"]}
+                others.append({**part, "output_type": "display_data", "metadata": {}})
+        for part in others:
+            texts = part.get("data", part)
+            for kind in ("text", "text/plain"):
+                if kind in texts:
+                    texts[kind] = _clean("".join(texts[kind]), root, part.get("name") == "stderr")
+        cell["outputs"] = [part for part in others if part.get("text", "-")]
+    return notebook
+
+
+def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> dict | None:
+    """Write a picture as `figures/<section>-<number>` and return Markdown that shows it."""
+    for kind, suffix in (("image/svg+xml", "svg"), ("image/png", "png"), ("image/jpeg", "jpg")):
+        if kind in part["data"]:
+            counts[section] = counts.get(section, 0) + 1
+            path = f"figures/{section}-{counts[section]}.{suffix}"
+            picture = "".join(part["data"][kind])
+            data = picture.encode() if suffix == "svg" else base64.b64decode(picture)
+            write_whole(folder / path, data)
+            words = part.get("metadata", {}).get(kind, {})
+            alt = words.get("alt") or f"Figure {counts[section]} of section {section}"
+            alt, caption = (re.sub(r'(["\\\[\]$*_`<])', r"\\\1", text) for text in
+                            (alt, words.get("caption") or ""))  # fmt: skip
+            return {"text/markdown": f'![{alt}]({path} "{caption}")'}
+    return None
+
+
+def _clean(text: str, root: Path, messages: bool) -> str:
+    """Remove what differs from machine to machine or is drawn over: bars, colours, paths."""
+    text = ANSI.sub("", text).replace(str(root), ".").replace(str(Path.home()), "~")
+    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    lines = text.replace("\r\n", "\n").split("\n")
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]
+    if messages:
+        lines = [WARNING.sub(r"\1", line) for line in lines if not BAR.search(line)]
+        lines = [line for line in lines if line and not line.lstrip().startswith("warnings.warn(")]
+        lines = list(dict.fromkeys(lines))  # the same warning once
+    return "\n".join(lines).strip("\n")

@@ -1,0 +1,241 @@
+"""`lab verify`: run a record again and say whether it came out the same, and if not, why not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import signal
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from . import environment, worktree
+from .code import tilde
+from .project import LabError, package_of, write_whole
+from .records import Record, find
+from .rerun import Failed, Rerun, unlike
+
+
+def verify(
+    root: Path,
+    name: str,
+    tolerance: float = 0.0,
+    epochs: int | None = None,
+    restore: Path | None = None,
+) -> int:
+    """Run a record again in a temporary worktree, and compare every number and weight.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    name : str
+        What `records.find` understands.
+    tolerance : float
+        By how much a metric may differ, absolutely.
+    epochs : int, optional
+        Only so many epochs, from the first.
+    restore : Path, optional
+        Where to rebuild the recorded environment, to run in it.
+
+    Returns
+    -------
+    int
+        0 for `identical` and `within tolerance`, 1 for `different`.
+
+    Raises
+    ------
+    LabError
+        If it could not be asked.
+    """
+    record = find(root, name)
+    total = _check(record, epochs)
+    epochs = epochs if epochs and epochs < total else None
+    python = sys.executable
+    if restore:
+        from . import rebuild
+
+        python = rebuild.rebuild(record.environment, package_of(root), restore)
+    with _cleaning_up(root) as scratch:
+        patch = (record.path / "code.patch").read_bytes()
+        worktree.restore(root, record.code, patch, scratch / "code")
+        first = f", its first {epochs} epochs" if epochs else ""
+        print(f"running {record.id} again{first}, at {record.code['base'][:12]}", file=sys.stderr)
+        verdict = _judge(Rerun(root, record, python, scratch, epochs), tolerance)
+    write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
+    _tell(verdict)
+    return int(verdict["verdict"] == "different")
+
+
+def _check(record: Record, epochs: int | None) -> int:
+    """Refuse what cannot be run again; return the number of recorded epochs."""
+    where = f"--resume {record.id}"
+    if record.state == "unfinished":
+        raise LabError(f"{record.id} is unfinished; finish it with `python train.py {where}`")
+    for name in ("environment.json", "code.json", "data.json"):
+        if record.state == "damaged" or not isinstance(record.read(name), dict):
+            raise LabError(f"{record.path} is damaged: a file of it cannot be read; restore it")
+    if epochs is not None and epochs < 1:
+        raise LabError(f"--epochs {epochs} is out of range; use 1 or more")
+    if not (record.path / "code.patch").exists():
+        raise LabError(f"{record.path} has no code.patch; verify the run where it was made")
+    return int(record.config.get("epochs") or record.result.get("epochs") or 0)
+
+
+@contextlib.contextmanager
+def _cleaning_up(root: Path):
+    """Give a temporary folder that is gone afterwards, also after Ctrl-C and SIGTERM."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    caught = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {number: signal.signal(number, stop) for number in caught}
+    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    scratch = Path(tempfile.mkdtemp(prefix="lab-verify-")).resolve()
+    try:
+        yield scratch
+    finally:
+        for number in before:  # a second Ctrl-C must not leave half of it behind
+            signal.signal(number, signal.SIG_IGN)
+        worktree.discard(root, scratch / "code")
+        shutil.rmtree(scratch, ignore_errors=True)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any]]:
+    """List every number and weight that differs, in the order in which they came about."""
+    before, after = old.metrics, new.metrics
+    found = []
+    for index in range(epochs or max(len(before), len(after), old.config.get("epochs", 0))):
+        rows = [rows[index] if index < len(rows) else {} for rows in (before, after)]
+        found += unlike(*rows, f"epoch {index + 1}")
+    if epochs:
+        return found
+    found += unlike(old.result, new.result, "result")
+    if (old.path / "predictions.npz").exists():  # a record card has none
+        one, other = old.predictions, new.predictions
+        for name in sorted(one.keys() | other.keys()):
+            pair = (one.get(name), other.get(name))
+            if any(array is None for array in pair) or pair[0].tobytes() != pair[1].tobytes():
+                what = {"where": "predictions", "what": name}
+                found.append(what | {"recorded": "an array", "again": "another"})
+    return found
+
+
+def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
+    """Say whether all differences are numbers within the tolerance (weights may differ)."""
+    for item in found:
+        pair = [item["recorded"], item["again"]]
+        if item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch")):
+            continue
+        if not all(isinstance(value, int | float) for value in pair):
+            return False
+        if not abs(pair[0] - pair[1]) <= tolerance:
+            return False
+    return True
+
+
+def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
+    """Run again, compare, and look for the cause of what differs."""
+    old, causes, surroundings, deterministic = rerun.old, {}, {}, None
+    failed, found, again = "", [], None
+    try:
+        again = rerun.run()
+        found = _compare(old, again, rerun.epochs)
+    except Failed as error:
+        failed = str(error)
+    if again:
+        surroundings = environment.differences(old.environment, again.environment)
+        prints = [one.data.get("fingerprint") for one in (old, again)]
+        if prints[0] != prints[1]:
+            causes["data"] = [f"the contents changed: fingerprint {prints[0]} -> {prints[1]}"]
+    code = worktree.differences(rerun.root, old.code)
+    for stop in old.code.get("resumes", []):
+        code += [f"at epoch {stop.get('epoch')}: {change}" for change in stop.get("changes", [])]
+    if again:
+        code += _strays(rerun, again)
+    if code:
+        causes["code"] = code
+    causes |= {cause: lines for cause, lines in surroundings.items() if cause != "settings"}
+    surroundings |= rerun.shell()
+    same = f"the first {rerun.epochs} epochs identical" if rerun.epochs else "identical"
+    if not found and not failed:
+        verdict = same
+    elif tolerance > 0 and not failed and _within(found, tolerance):
+        verdict = "within tolerance"
+    else:
+        verdict = "different"
+        if not causes and not failed:
+            print("different, and nothing in the record says why: once more", file=sys.stderr)
+            deterministic = not _compare(again, rerun.run(), rerun.epochs)
+            causes = _look_deeper(found, deterministic)
+    return {
+        "run": old.id,
+        "verdict": verdict,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epochs": rerun.epochs,
+        "tolerance": tolerance,
+        "failed": tilde(failed) or None,
+        "first_difference": found[0] if found else None,
+        "differences": len(found),
+        "causes": causes,
+        "environment": surroundings,
+        "deterministic": deterministic,
+    }
+
+
+def _strays(rerun: Rerun, again: Record) -> list[str]:
+    """Name the files that the run again imported from the working tree."""
+    here = [Path(item["path"]).expanduser() for item in again.code.get("listed", [])]
+    return [
+        f"{tilde(path)} was imported from the working tree: the record does not hold it"
+        for path in here
+        if path.is_absolute() and path.is_relative_to(rerun.root)
+    ]
+
+
+def _look_deeper(found: list[dict[str, Any]], deterministic: bool) -> dict[str, list[str]]:
+    """Look for a cause where the record names none."""
+    if not deterministic:
+        line = "two runs now differ from one another, too: the code is itself non-deterministic"
+        return {"code": [line]}
+    print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
+    edited = environment.damaged(deep=True)
+    if edited:
+        return {
+            "edited libraries": [f"{file} ({package}) {what}" for package, file, what in edited]
+        }
+    if not any(item["what"].endswith("weights_sha256") for item in found):
+        line = "the weights came out the same: the record's numbers were changed after the run"
+        return {"record": [line]}
+    return {"unknown": ["two runs now agree with each other and not with the record"]}
+
+
+def _tell(verdict: dict[str, Any]) -> None:
+    """Print what was found."""
+    print(f"{verdict['run']}: {verdict['verdict']}")
+    if verdict["epochs"]:
+        print(f"  only the first {verdict['epochs']} epochs were compared, and no weights")
+    if verdict["failed"]:
+        print(f"  the run could not be repeated: {verdict['failed']}")
+    first = verdict["first_difference"]
+    if first:
+        pair = first["recorded"], first["again"]
+        by = f" (by {pair[1] - pair[0]:.3g})" if all(isinstance(v, float) for v in pair) else ""
+        where = f"{first['where']}, {first['what'].replace('_', ' ')}"
+        print(f"  first difference: {where}: {pair[0]} -> {pair[1]}{by}")
+        print(f"  {verdict['differences']} values differ")
+    if verdict["verdict"] == "different":
+        print("  what can explain it:")
+    elif verdict["causes"] or verdict["environment"]:
+        print("  differs, and changed no verdict:")
+    for cause, lines in (verdict["environment"] | verdict["causes"]).items():
+        for line in lines[:20]:
+            print(f"    {cause}: {line}")
+        if len(lines) > 20:
+            print(f"    {cause}: and {len(lines) - 20} more")

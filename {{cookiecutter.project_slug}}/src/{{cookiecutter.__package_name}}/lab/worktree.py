@@ -1,0 +1,156 @@
+"""The code of a record, checked out into a temporary worktree."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+from .code import NOT_CODE, beside, listing, sha256, state_of
+from .project import LabError, git
+
+
+def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
+    """Check the recorded code out into a temporary worktree.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    code : dict
+        The record's `code.json`.
+    patch : bytes
+        The record's `code.patch`.
+    folder : Path
+        Where the worktree is made; `discard` removes it.
+
+    Raises
+    ------
+    LabError
+        If the commit is not in this clone, or the patch is not the recorded one.
+    """
+    base = code.get("base")
+    if not base:
+        raise LabError("this run was made in a project without a commit: nothing to check out")
+    if git(root, "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode:
+        where = code.get("remote") or "the clone in which the run was made"
+        raise LabError(f"commit {base[:12]} of the run is not in this clone; fetch it from {where}")
+    recorded = code.get("patch_sha256")
+    if recorded and hashlib.sha256(patch).hexdigest() != recorded:
+        raise LabError("code.patch was changed after the run; take the original from a backup")
+    quiet = ("-c", f"core.hooksPath={os.devnull}")
+    git(root, *quiet, "worktree", "add", "--quiet", "--detach", str(folder), base)
+    if patch.strip():
+        apply = ("apply", "--binary", "--whitespace=nowarn", "-")
+        done = git(folder, *quiet, *apply, text=False, input=patch, check=False)
+        if done.returncode:
+            reason = " ".join(done.stderr.decode("utf-8", "replace").split())
+            raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
+    for module in code.get("submodules", []):
+        _restore_submodule(root / module["path"], module, folder / module["path"])
+    for item in code.get("listed", []):
+        source, target = Path(root, item["path"]), folder / item["path"]
+        inside = not item["path"].startswith(("~", "/")) and target.parent.exists()
+        if inside and item["sha256"] and source.is_file() and sha256(source) == item["sha256"]:
+            target.unlink(missing_ok=True)
+            shutil.copy2(source.resolve(), target)
+
+
+def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> None:
+    """Copy a submodule's recorded commit from the working tree's own clone of it."""
+    if (source / ".git").exists() and state_of(source) == module["changes"]:
+        head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
+        if head == module["commit"]:
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
+                            dirs_exist_ok=True, symlinks=True)  # fmt: skip
+            return
+    archive = git(source, "archive", str(module["commit"]), text=False, check=False) if (
+        source / ".git"
+    ).exists() else None  # fmt: skip
+    if archive is None or archive.returncode:
+        wanted = f"{module['path']} at {str(module['commit'])[:12]}"
+        raise LabError(f"submodule {wanted} is not here; git submodule update --init --recursive")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
+        files.extractall(target, filter="data")
+
+
+def discard(root: Path, folder: Path) -> None:
+    """Remove a temporary worktree and git's note of it.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    folder : Path
+        The worktree.
+    """
+    git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def differences(root: Path, code: dict[str, Any]) -> list[str]:
+    """Say which files, of which a record holds the hash alone, are others now.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    code : dict
+        The record's `code.json`.
+
+    Returns
+    -------
+    list of str
+        One line a file or submodule.
+    """
+    lines = []
+    for item in code.get("listed", []):
+        now = listing(root, str(Path(item["path"]).expanduser()), "")["sha256"]
+        if now != item["sha256"]:
+            what = "changed since the run" if now else "is not here"
+            lines.append(f"{item['path']} ({item['why']}) {what}")
+    for module in code.get("submodules", []):
+        path = root / module["path"]
+        if module["changes"] and (
+            not (path / ".git").exists() or state_of(path) != module["changes"]
+        ):
+            lines.append(f"submodule {module['path']} had changes that no commit holds")
+    return lines
+
+
+def diff(root: Path, one: Any, other: Any) -> list[str]:
+    """Compare the code of two records.
+
+    Parameters
+    ----------
+    root : Path
+        The project's.
+    one, other : Record
+        Two runs.
+
+    Returns
+    -------
+    list of str
+        The lines of a diff, or where a commit is not here, the names of both; empty if equal.
+    """
+    if one.code.get("tree") == other.code.get("tree"):
+        return []
+    names = []
+    try:
+        with beside(root) as env:
+            for record in (one, other):
+                git(root, "read-tree", str(record.code.get("base")), env=env)
+                patch = (record.path / "code.patch").read_bytes()
+                if patch.strip():
+                    apply = ("apply", "--cached", "--binary", "--whitespace=nowarn", "-")
+                    git(root, *apply, env=env, input=patch, text=False)
+                names.append(git(root, "write-tree", env=env).stdout.strip())
+            options = ("--no-color", "--no-ext-diff", "--find-renames", *names)
+            return git(root, "diff", *options, "--", ".", NOT_CODE, env=env).stdout.splitlines()
+    except (LabError, OSError) as error:
+        commits = " -> ".join(str(record.code.get("commit"))[:12] for record in (one, other))
+        return [f"  commit {commits}, with patches; no diff can be made here ({error})"]

@@ -1,0 +1,66 @@
+"""Every generator, from (seed, epoch, rank); and the switches that make runs repeatable."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def derive_seed(*parts: int) -> int:
+    """Mix non-negative integers into one seed below 2**32; neighbours give unrelated streams."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def generator(*parts: int) -> torch.Generator:
+    """Make a CPU generator from integers, which nothing else can move."""
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy, and PyTorch on the CPU and all GPUs, by any `seed` of 0 or more."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - a user's code may draw from the global one
+    torch.manual_seed(seed)
+
+
+def make_repeatable(deterministic: bool, threads: int) -> None:
+    """Set the switches on which bits depend.
+
+    Parameters
+    ----------
+    deterministic : bool
+        Refuse operations whose result differs from run to run (PyTorch, "Reproducibility").
+    threads : int
+        Of PyTorch on the CPU; sums are cut among them.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+    torch.set_num_threads(threads)
+
+
+def generator_states() -> dict[str, Any]:
+    """Take the states of all global generators: tensors, lists and numbers alone."""
+    version, internal, gauss = random.getstate()
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_generator_states(states: dict[str, Any]) -> None:
+    """Put back the `states` that `generator_states` took."""
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    torch.cuda.set_rng_state_all(states["cuda"])

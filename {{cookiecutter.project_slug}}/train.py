@@ -1,0 +1,314 @@
+"""Train a model, and keep the run as a record: `python train.py --help`.
+
+From the shell, from a notebook by `%run ../train.py`, and by torchrun, it is the same path.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "src"))  # the code beside this file, whatever is installed
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from tqdm import tqdm
+
+from {{cookiecutter.__package_name}} import config as configuration
+from {{cookiecutter.__package_name}} import seeding
+from {{cookiecutter.__package_name}}.batches import TrainingBatches, evaluation_batches
+from {{cookiecutter.__package_name}}.config import Config, RunOptions, UserError
+from {{cookiecutter.__package_name}}.data import Split, Splits, load_splits
+from {{cookiecutter.__package_name}}.distributed import World, join_world
+from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals
+from {{cookiecutter.__package_name}}.lab.project import LabError
+from {{cookiecutter.__package_name}}.lab.records import Record, find, weights_sha256
+from {{cookiecutter.__package_name}}.models import build_model
+
+ORDER, LOOP = 1, 2  # two streams of random numbers from one seed
+NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+
+
+def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
+    """Train; return the record (`None` on ranks above 0) and the model with its last weights.
+
+    Raises SystemExit: 2 where the arguments, the data or the disk do not allow it, 128 + the
+    signal's number where a signal stopped the run after saving.
+    """
+    try:
+        return run(argv)
+    except (UserError, LabError) as error:
+        message = str(error)
+    except OSError as error:
+        if error.errno not in NO_WRITING:
+            raise
+        message = f"{error.filename}: {error.strerror}; make room, then --resume latest"
+    print(f"train.py: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(argv: list[str] | None) -> tuple[Record | None, nn.Module]:
+    """Tell one experiment, from its arguments to its result."""
+    if configuration.ROOT != ROOT:
+        raise UserError(f"the package comes from {configuration.ROOT}, not {ROOT}; restart python")
+    config, options = configuration.parse_arguments(argv)
+    record = None
+    if options.resume:
+        record = find(ROOT, options.resume, options.runs_dir, state="unfinished")
+        if record.state != "unfinished":
+            raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
+        config = configuration.continue_config(argv, record.config)
+
+    world = join_world(config.device)
+    config = replace(config, device=world.device.type)
+    seeding.make_repeatable(config.deterministic, config.threads)
+    seeding.seed_everything(config.seed)
+    splits = load_splits(config, options).to(world.device)
+    with StopSignals() as signals:
+        training = Training(config, options, splits, world, signals)
+        if record:
+            training.go_on(record)
+        elif world.rank == 0:
+            training.begin(sys.argv[1:] if argv is None else argv)
+        if training.fit():
+            training.test()
+    return training.record, training.model
+
+
+@dataclass
+class Progress:
+    """How far a run is, and its best weights so far."""
+
+    epoch: int = 0
+    step: int = 0  # within the epoch
+    seconds: float = 0.0  # of the complete epochs
+    epoch_seconds: float = 0.0  # of this one, before an interruption
+    best_epoch: int = 0
+    best_loss: float = float("inf")  # of the validation images
+    limit: float = float("inf")  # above it an epoch counts as worse
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Training:
+    """The model, what moves it, and how far it is."""
+
+    def __init__(
+        self,
+        config: Config,
+        options: RunOptions,
+        splits: Splits,
+        world: World,
+        signals: StopSignals,
+    ):
+        self.config, self.options, self.splits = config, options, splits
+        self.world, self.signals = world, signals
+        seeding.seed_everything(config.seed)  # reading the data may have drawn
+        model = build_model(config.model, splits.input_shape, len(splits.class_names))
+        self.model = model.to(world.device)
+        self.parallel = world.wrap(self.model)
+        self.batches = TrainingBatches(splits, config, world, options.workers)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=world.device.type != "mps",
+        )
+        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self.optimizer, config.learning_rate, config.epochs * len(self.batches) + 1
+        )
+        self.amp = torch.autocast(world.device.type, torch.bfloat16, config.amp == "bf16")
+        self.progress = Progress()
+        self.sums = torch.zeros(3, device=world.device)  # loss, accuracy, norm of the gradients
+        self.generators: dict | None = None  # their states within an epoch, from a checkpoint
+        self.record: Record | None = None
+        self.checkpoints: Checkpoints | None = None
+
+    def begin(self, argv: list[str]) -> None:
+        """Start a new record."""
+        self.record = Record.create(
+            ROOT,
+            self.options.runs_dir,
+            config=asdict(self.config),
+            data=self.splits.data,
+            files=self.splits.files,
+            data_dir=self.splits.folder,
+            argv=argv,
+            world_size=self.world.size,
+        )
+        self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes)
+
+    def go_on(self, record: Record) -> None:
+        """Take up an unfinished run where its last checkpoint left it."""
+        size = record.environment.get("world_size", 1)
+        if size != self.world.size:
+            raise UserError(f"{record.id} was begun by {size} processes; go on with as many")
+        self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes)
+        state = self.checkpoints.load()
+        if state:
+            for name in ("model", "optimizer", "schedule"):
+                getattr(self, name).load_state_dict(state[name])
+            self.progress = Progress(**state["progress"])
+            self.sums = state["sums"][self.world.rank].to(self.world.device)
+            self.generators = state["generators"][self.world.rank]
+        if self.world.rank == 0:
+            self.record = record
+            record.go_on(ROOT, self.progress.epoch, self.progress.step)
+
+    def fit(self) -> bool:
+        """Train until the last epoch; return False where `--stop-after-epochs` comes first."""
+        steps, last = len(self.batches), self.options.stop_after_epochs or self.config.epochs
+        with tqdm(
+            total=steps * self.config.epochs,
+            initial=steps * self.progress.epoch + self.progress.step,
+            unit="step",
+            disable=self.world.rank > 0 or None,  # None: shown on a terminal alone
+        ) as bar:
+            while self.progress.epoch < min(last, self.config.epochs):
+                self.train_epoch(bar)
+        self.save()
+        return self.progress.epoch == self.config.epochs
+
+    def train_epoch(self, bar: tqdm) -> None:
+        """Train one epoch, or the rest of one; validate; write its line of the record."""
+        config, progress, parameters = self.config, self.progress, list(self.model.parameters())
+        started = time.perf_counter() - progress.epoch_seconds
+        seeding.seed_everything(
+            seeding.derive_seed(config.seed, LOOP, progress.epoch, self.world.rank)
+        )
+        if progress.step:
+            seeding.set_generator_states(self.generators)
+        self.parallel.train()
+        order = seeding.generator(config.seed, ORDER, progress.epoch)  # no model moves it
+        for images, labels in self.batches.epoch(order, progress.step):
+            with self.amp:
+                logits = self.parallel(images)
+                loss = functional.cross_entropy(logits, labels)
+            self.optimizer.zero_grad()
+            loss.backward()
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            self.optimizer.step()
+            self.schedule.step()
+            accuracy = (logits.detach().argmax(1) == labels).float().mean()
+            self.sums += torch.stack([loss.detach().float(), accuracy, norm])
+            progress.step += 1
+            bar.update()
+            self.save_if_asked(started)
+
+        means = self.world.total(self.sums) / (progress.step * self.world.size)
+        validation_loss, validation_accuracy, probabilities = self.evaluate(self.splits.validation)
+        seconds = time.perf_counter() - started
+        train_loss, train_accuracy, gradient_norm = means.tolist()
+        row = {
+            "epoch": progress.epoch + 1,
+            "train_loss": train_loss,
+            "train_accuracy": train_accuracy,
+            "gradient_norm": gradient_norm,
+            "validation_loss": validation_loss,
+            "validation_accuracy": validation_accuracy,
+            "learning_rate": self.schedule.get_last_lr()[0],
+            "seconds": seconds,
+        }
+        if self.record:
+            self.record.append(row)
+            shown = (f"{name} {value:.4g}" for name, value in row.items())
+            bar.write("  ".join(shown).replace("_", " "))
+        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
+        # images cannot tell apart, the last; few images would often pick an early one by luck.
+        if validation_loss < progress.best_loss:
+            labels = self.splits.validation.labels.cpu()
+            losses = functional.nll_loss(probabilities.log(), labels, reduction="none")
+            standard_error = float(losses.std() / len(losses) ** 0.5)
+            progress.best_loss, progress.limit = validation_loss, validation_loss + standard_error
+        if validation_loss <= progress.limit or not progress.best_weights:
+            progress.best_epoch, progress.best_weights = progress.epoch + 1, copy_of(self.model)
+        progress.epoch, progress.step, progress.epoch_seconds = progress.epoch + 1, 0, 0.0
+        progress.seconds += seconds
+        self.sums.zero_()
+
+    @torch.inference_mode()
+    def evaluate(self, split: Split) -> tuple[float, float, Tensor]:
+        """Return loss, accuracy and class probabilities, (N, classes) float32, of a split."""
+        self.world.share_buffers(self.model)
+        self.model.eval()
+        sums, parts = torch.zeros(2, device=self.world.device), []
+        batches = evaluation_batches(self.splits, split, self.world, self.options.workers)
+        for images, labels in batches:
+            with self.amp:
+                logits = self.model(images).float()
+            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
+            sums[1] += (logits.argmax(1) == labels).sum()
+            parts.append(logits.softmax(1))
+        loss, accuracy = (self.world.total(sums) / len(split)).tolist()
+        probabilities = torch.zeros(len(split), len(self.splits.class_names))
+        for rank, part in enumerate(self.world.gather(torch.cat(parts).cpu())):
+            probabilities[rank :: self.world.size] = part
+        return loss, accuracy, probabilities
+
+    def save_if_asked(self, started: float) -> None:
+        """Save when it is time or a signal came; after a signal, stop."""
+        due = self.checkpoints is not None and self.checkpoints.due()
+        asked = self.world.agree(2 * self.signals.received + due)  # all ranks at the same step
+        if asked:
+            self.progress.epoch_seconds = time.perf_counter() - started
+            self.save()
+        if asked > 1:
+            if self.record:
+                print(f"stopped by a signal; go on with --resume {self.record.id}")
+            raise SystemExit(128 + asked // 2)
+
+    def save(self) -> None:
+        """Write a checkpoint: all that is needed to go on to the same bits."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "progress": vars(self.progress),
+            "sums": self.world.gather(self.sums.cpu()),
+            "generators": self.world.gather(seeding.generator_states()),
+        }
+        if self.world.rank == 0:
+            self.checkpoints.save(state, best=self.progress.best_weights)
+
+    def test(self) -> None:
+        """Judge the best epoch's weights on the test images, once; finish the record."""
+        last, best = copy_of(self.model), self.progress.best_weights
+        self.model.load_state_dict(best)
+        test_loss, test_accuracy, probabilities = self.evaluate(self.splits.test)
+        self.model.load_state_dict(last)
+        if not self.record:
+            return
+        labels = self.splits.test.labels.cpu()
+        confidence, predicted = probabilities.max(1)
+        confidence[predicted == labels] = -1
+        wrong = confidence.argsort(descending=True, stable=True)[: (confidence >= 0).sum()][:16]
+        self.record.finish(
+            result={
+                "test_loss": test_loss,
+                "test_accuracy": test_accuracy,
+                "best_epoch": self.progress.best_epoch,
+                "epochs": self.progress.epoch,
+                "seconds": self.progress.seconds,
+                "weights_sha256": weights_sha256(last),
+                "best_weights_sha256": weights_sha256(best),
+            },
+            labels=labels.numpy(),
+            probabilities=probabilities.numpy(),
+            wrong_index=wrong.numpy(),
+            wrong_images=self.splits.test.read(wrong).cpu().numpy(),
+            **{f"sample_{name}": values for name, values in self.splits.samples.items()},
+        )
+        print(f"test accuracy {test_accuracy:.2%}, from epoch {self.progress.best_epoch}")
+
+
+def copy_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return a model's weights as they are now."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+if __name__ == "__main__":
+    record, model = main()
