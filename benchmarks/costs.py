@@ -7,6 +7,7 @@ from torch.nn import functional
 
 generate()
 import train
+from digits_lab.batches import normalise
 
 COUNT, BATCH = 5_000, 128
 pixels, labels = pictures(COUNT)
@@ -23,7 +24,6 @@ def side(channels_last=True, bf16=False, deterministic=True, threads=1, relu_fir
         model = nn.Sequential(*layers)
     form = torch.channels_last if channels_last else torch.contiguous_format
     model = model.to(memory_format=form)
-    normalise = train.TrainingBatches.__init__.__globals__["normalise"]
     batches = [
         (normalise(part, mean, deviation).contiguous(memory_format=form), label)
         for part, label in zip(pixels.split(BATCH), labels.split(BATCH), strict=True)

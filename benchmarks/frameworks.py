@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 generate()
 import train
+from digits_lab.batches import normalise
 
 warnings.filterwarnings("ignore")
 os.environ["ACCELERATE_USE_CPU"] = "true"
@@ -43,7 +44,6 @@ def load(dataset: str):
 
 def loaders(config, splits):
     """Return the usual DataLoaders over normalised tensors."""
-    normalise = train.TrainingBatches.__init__.__globals__["normalise"]
     sets = [
         TensorDataset(normalise(split.pixels, *splits.statistics), split.labels)
         for split in (splits.train, splits.validation)

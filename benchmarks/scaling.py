@@ -106,7 +106,7 @@ def images(root: Path, count: int) -> None:
 def main() -> None:
     """Measure everything on a fresh project."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--notebooks", type=int, default=100)
     parser.add_argument("--images", type=int, default=1_000_000)
     options = parser.parse_args()
