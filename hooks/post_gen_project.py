@@ -19,9 +19,11 @@ print(f"""
 The project is in {SLUG}. Type next:
 
   cd {SLUG}
-  conda env create -f environment.yml      or, in an environment of yours:
-  conda activate {SLUG}      pip install -e ".[dev]"
+  conda env create -f environment.yml
+  conda activate {SLUG}
   lab setup
-  python train.py
   lab report 01_baseline
+  lab verify reports/01_baseline
+
+Without conda: see the README.
 """)

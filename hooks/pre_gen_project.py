@@ -21,6 +21,14 @@ PACKAGE = {{cookiecutter.__package_name | tojson}}
 WINDOWS = {"con", "prn", "aux", "nul"}
 WINDOWS |= {f"{port}{number}" for port in ("com", "lpt") for number in range(10)}
 OWN = {"train", "tests", "conftest", "notebooks", "runs", "reports", "src", "lab"}
+# Of the standard library of one of the Pythons 3.11 to 3.14, and not in the list of every one.
+STANDARD = set(
+    """
+    aifc annotationlib asynchat asyncore audioop cgi cgitb chunk compression crypt distutils imghdr
+    imp lib2to3 mailcap msilib nis nntplib ossaudiodev pipes sitecustomize smtpd sndhdr spwd sunau
+    telnetlib test usercustomize uu xdrlib
+    """.split()
+)
 # What `import NAME` must go on meaning in the project: its dependencies and what they bring.
 INSTALLED = set(
     """
@@ -88,10 +96,12 @@ def _slug_problem(slug, package):
     # Windows and macOS do not tell capitals apart: `None` and `none` are one folder.
     taken = {
         "a word of Python": {word.lower() for word in keyword.kwlist},
-        "a module of Python's standard library": {name.lower() for name in sys.stdlib_module_names},
+        "a module of Python's standard library": STANDARD
+        | {name.lower() for name in sys.stdlib_module_names},
         "a package that projects install": INSTALLED,
         "a file or folder of the project": OWN,
         "a name that Windows keeps for itself": WINDOWS,
+        "an environment that conda has already": {"base", "root"},
     }
     for what, names in taken.items():
         if package in names or slug in names:

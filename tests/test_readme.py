@@ -1,8 +1,12 @@
 """The generated README, taken at its word."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from conftest import TEMPLATE
 
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
@@ -53,6 +57,17 @@ def test_a_clone_is_five_commands_from_a_verified_run(readme):
     _, commands = BLOCK.findall(section(readme, "From a clone to a verified run"))[0]
     assert len(commands.splitlines()) == 5
     assert commands.splitlines()[-1].startswith("lab verify")
+
+
+def test_what_is_typed_after_generating_is_what_the_readme_says(readme, tmp_path):
+    program = Path(sys.executable).parent / "cookiecutter"
+    options = ["--no-input", "--default-config", "--output-dir", tmp_path]
+    done = subprocess.run(
+        [program, *options, TEMPLATE], capture_output=True, encoding="utf-8", check=True
+    )
+    shown = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    _, commands = BLOCK.findall(section(readme, "From a clone to a verified run"))[0]
+    assert shown == ["cd digits-lab", *commands.splitlines()]
 
 
 def test_the_table_names_every_command_and_option_that_there_is(readme, pristine):

@@ -1,4 +1,4 @@
-"""Both houses, judged by other people's tools; every tool works offline."""
+"""Both houses, judged by other people's tools; every tool works offline (actionlint once it is here)."""
 
 import json
 import os

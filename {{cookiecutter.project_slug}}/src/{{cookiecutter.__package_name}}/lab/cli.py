@@ -193,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"lab: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:  # the classic: a shell without the environment
-        text = f"lab: {error}: activate the project's environment, or make it (README, Set up)"
+        text = f"lab: {error}: activate the project's environment, or make it (README)"
         print(text, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
