@@ -87,6 +87,9 @@ def checked(pristine, tmp_path_factory):
     start, end = (baseline.index(f"# %% [markdown]\n# ## {name}") for name in ("1. P", "2. E"))
     vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Is it any good? We believe so.\n\n"
     texts["vague"] = baseline[:start] + vague + baseline[end:]
+    texts["innocent"] = baseline + (
+        '\n# %%\npad_token = "<|endoftext|>"\nprint(f"token = \'{pad_token}\', https://x.org{root}")\n'
+    ).replace("{root}", str(root))
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")
     project.lab("sync", check=True)
@@ -143,6 +146,10 @@ def test_sections_out_of_order_are_refused(checked):
 def test_a_hypothesis_without_a_number_is_a_warning(checked):
     assert any("the hypothesis has no number" in text for text in findings(checked, "vague"))
     assert (checked[2]["vague"], checked[2]["vague", "strict"]) == (0, 1)
+
+
+def test_what_only_looks_like_a_sin_is_none(checked):
+    assert findings(checked, "innocent") == []
 
 
 def test_the_notebook_without_a_sin_has_no_finding_among_them(checked):
