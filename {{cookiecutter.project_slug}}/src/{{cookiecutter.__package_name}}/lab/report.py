@@ -120,7 +120,7 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
     meta = {"name": name, "facts": facts, "date": facts[1]["value"]}
-    meta["base"] = "../" * (2 + name.count("/")) + "notebooks/"
+    meta["base"] = "../" * (2 + name.count("/")) + f"{stem.parent.relative_to(root).as_posix()}/"
     meta |= {"with_code": True} if with_code else {}
     meta |= {"run": True} if run else {}
     write_whole(folder / "meta.json", json.dumps(meta))
