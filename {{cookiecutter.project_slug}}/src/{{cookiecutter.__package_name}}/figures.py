@@ -124,8 +124,8 @@ def learning_curves(record: Record) -> Chart:
     found = {line["epoch"]: line["validation_accuracy"] for line in lines}[best]
     chart, [axes] = _chart(
         f"Epoch {best} of {len(lines)} is chosen: {found:.2%} of the validation images are right",
-        f"Loss, accuracy and learning rate of each epoch. The dotted line marks epoch {best}, whose "
-        "weights are tested: the last with a validation loss within one standard error of the lowest.",
+        f"The dotted line marks epoch {best}, the last whose validation loss is within one "
+        "standard error of the lowest: its weights are the ones tested.",
         columns=3,
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):

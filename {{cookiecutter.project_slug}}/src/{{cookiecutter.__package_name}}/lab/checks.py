@@ -43,8 +43,8 @@ SECRETS = {
     "an API key": r"\bsk-[\w-]{20}|\bAIza[\w-]{35}",
     "a Slack token": r"\bxox[abprs]-[\w-]{10}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s<{(\[]{12,}[\"']"
-    r"|://[^/\s:@]+:[^/\s:@]+@",
+    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s<{(\[]{12,}"
+    r"[\"']|://[^/\s:@]+:[^/\s:@]+@",
 }
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 
