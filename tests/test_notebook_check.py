@@ -172,6 +172,18 @@ def test_a_half_that_is_missing_or_no_notebook_is_named(repository):
     assert repository.lab("check", "--strict").returncode == 1
 
 
+def test_a_half_in_another_coding_is_one_line_and_a_byte_order_mark_is_no_matter(repository):
+    path = repository.root / BASELINE
+    baseline = read(repository)
+    path.write_bytes(b"\xef\xbb\xbf" + baseline.replace("\n", "\r\n").encode())
+    done = repository.lab("check", "--strict")
+    assert (done.returncode, done.stdout) == (0, "")
+    path.write_bytes(baseline.encode("utf-16"))
+    done = repository.lab("check", "01_baseline")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "01_baseline.py" in done.stderr
+
+
 def test_scratch_is_left_in_peace(repository):
     scratch = repository.root / "notebooks/scratch"
     scratch.mkdir(exist_ok=True)

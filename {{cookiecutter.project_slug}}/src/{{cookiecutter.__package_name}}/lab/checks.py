@@ -102,11 +102,10 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     tuple of int, str and bool
         The line, what is to be mended and how, and whether it stops a commit.
     """
-    half = stem.with_suffix(".py")
-    if not half.exists():
+    text = pairs.read_half(stem.with_suffix(".py"))
+    if text is None:
         yield 1, "this half is missing; lab sync writes it", True
         return
-    text = half.read_text(encoding="utf-8")
     cells = read_cells(text)
     yield from _sections(cells)
     yield from _contents(root, cells)
