@@ -87,6 +87,9 @@ def checked(pristine, tmp_path_factory):
     start, end = (baseline.index(f"# %% [markdown]\n# ## {name}") for name in ("1. P", "2. E"))
     vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Is it any good? We believe so.\n\n"
     texts["vague"] = baseline[:start] + vague + baseline[end:]
+    texts["innocent"] = baseline + (
+        '\n# %%\npad_token = "<|endoftext|>"\nprint(f"token = \'{pad_token}\', https://x.org{root}")\n'
+    ).replace("{root}", str(root))
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")
     project.lab("sync", check=True)
@@ -145,6 +148,10 @@ def test_a_hypothesis_without_a_number_is_a_warning(checked):
     assert (checked[2]["vague"], checked[2]["vague", "strict"]) == (0, 1)
 
 
+def test_what_only_looks_like_a_sin_is_none(checked):
+    assert findings(checked, "innocent") == []
+
+
 def test_the_notebook_without_a_sin_has_no_finding_among_them(checked):
     assert findings(checked, "01_baseline") == []
 
@@ -163,6 +170,18 @@ def test_a_half_that_is_missing_or_no_notebook_is_named(repository):
     assert "its two halves differ" in repository.lab("check").stdout
     (repository.root / "notebooks/01_baseline.ipynb").unlink()
     assert repository.lab("check", "--strict").returncode == 1
+
+
+def test_a_half_in_another_coding_is_one_line_and_a_byte_order_mark_is_no_matter(repository):
+    path = repository.root / BASELINE
+    baseline = read(repository)
+    path.write_bytes(b"\xef\xbb\xbf" + baseline.replace("\n", "\r\n").encode())
+    done = repository.lab("check", "--strict")
+    assert (done.returncode, done.stdout) == (0, "")
+    path.write_bytes(baseline.encode("utf-16"))
+    done = repository.lab("check", "01_baseline")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "01_baseline.py" in done.stderr
 
 
 def test_scratch_is_left_in_peace(repository):

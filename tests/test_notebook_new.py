@@ -98,7 +98,7 @@ def test_starting_from_a_notebook_keeps_its_code_and_asks_for_purpose_and_conclu
     project.lab("new", "A wider network", "--from", "01_baseline", check=True)
     old = (project.root / "notebooks/01_baseline.py").read_text(encoding="utf-8")
     new = (project.root / "notebooks/02_a_wider_network.py").read_text(encoding="utf-8")
-    code = r"(?m)^# %%(?: tags=.*)?\n((?:(?!# %%).*\n?)*)"
+    code = r"(?m)^# %%(?: tags=.*)?\n((?:(?!# %%).*\n?)*?)\s*(?=# %%|\Z)"
     assert re.findall(code, new) == re.findall(code, old)
     assert "# # A wider network" in new
     assert headings(new) == HEADINGS
@@ -107,6 +107,8 @@ def test_starting_from_a_notebook_keeps_its_code_and_asks_for_purpose_and_conclu
     assert "**To write:**" in parts["1. Purpose"]
     assert "**To write:**" in parts["7. Conclusion and next steps"]
     assert "**To write:**" not in parts["3. Data"]
+    assert "ten seeds" not in new  # the next steps of the experiment before
+    assert project.lab("sync", check=True).stdout == ""
 
 
 def test_a_missing_source_and_a_place_outside_any_project_are_one_line(project, tmp_path):

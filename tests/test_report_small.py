@@ -1,6 +1,8 @@
 """`lab report` on small notebooks without a training: what goes wrong, and what is tidied."""
 
+import base64
 import fcntl
+import html
 import json
 import os
 import pty
@@ -21,6 +23,9 @@ SECTIONS = (
     "1. Purpose", "2. Environment", "3. Data", "4. Model", "5. Training", "6. Results",
     "7. Conclusion and next steps",
 )  # fmt: skip
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAIAAAACCAAAAABX3VL4AAAADElEQVR4nGNgaABCAAMGAQHk/o6jAAAAAElFTkSuQmCC"
+)
 
 
 def notebook(title="A small one", **cells):
@@ -166,6 +171,78 @@ def test_a_figure_of_plain_matplotlib_is_a_file_with_a_number(tidied):
     assert "(figures/6-1.png)" in (tidied / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def rich(shared):
+    """Report a notebook in a subfolder with pictures in its prose and outputs in several forms."""
+    stem = shared.root / "notebooks/deep/10_rich"
+    (stem.parent / "a plot.png").parent.mkdir()
+    (stem.parent / "a plot.png").write_bytes(PNG)
+    show = (
+        "def _repr_{}_(self):\n        return {!r}\n    def __repr__(self):\n        return 'plain'"
+    )
+    text = notebook(
+        p1="5 % of ![beside](a%20plot.png), ![gone](no.png)\n\n<img src='a plot.png' width='40'>\n\n"
+        "| first | second |\n|---|---|\n| abc | x |\n| a long cell | y |\n\n[next](11.ipynb)",
+        p2="![pasted](attachment:pasted.png)",
+        s3="class Frame:\n    "
+        + show.format("html", "<table><tr><td>cell</td></tr></table>")
+        + "\nFrame()",
+        s4="class Term:\n    " + show.format("latex", "$\\displaystyle \\frac{a}{b}$") + "\nTerm()",
+        s5="import sys\nprint('/x/y.py:1: TqdmWarning: IProgress not found\\n  import it',"
+        "'/x/y.py:2: UserWarning: seen\\n  f(x)', sep='\\n', file=sys.stderr)",
+        s6='from IPython.display import Markdown\nMarkdown("It\'s *so*.")',
+    )
+    stem.with_suffix(".py").write_text(text, encoding="utf-8")
+    shared.lab("sync", check=True)
+    half = json.loads(stem.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    (cell,) = [c for c in half["cells"] if "attachment:" in "".join(c["source"])]
+    cell["attachments"] = {"pasted.png": {"image/png": base64.b64encode(PNG).decode()}}
+    stem.with_suffix(".ipynb").write_text(json.dumps(half), encoding="utf-8")
+    done = shared.lab("report", "10_rich")
+    assert done.returncode == 0, done.stderr
+    return shared.root / "reports/deep/10_rich"
+
+
+def test_pictures_beside_the_notebook_or_pasted_into_it_go_with_the_report(rich):
+    readme = (rich / "README.md").read_text(encoding="utf-8")
+    (kept,) = (rich / "figures").iterdir()
+    assert kept.read_bytes() == PNG
+    assert readme.count(f"(figures/{kept.name})") == 2
+    assert re.search(rf'<img src="figures/{kept.name}" [^>]*width="40"', readme)
+    assert "[next](../../../notebooks/deep/11.ipynb)" in readme
+    page = (rich / "report.html").read_text(encoding="utf-8")
+    assert page.count("src=") == page.count('src="data:image/png;base64,') == 3
+    pdf = subprocess.run(
+        ["pdfimages", "-list", rich / "report.pdf"], capture_output=True, check=True
+    )
+    assert pdf.stdout.count(b" image ") >= 3
+
+
+def test_what_a_cell_shows_is_shown_once_in_its_richest_form(rich):
+    for name in ("README.md", "report.html"):
+        text = html.unescape((rich / name).read_text(encoding="utf-8"))
+        assert text.count("plain") == text.count("'plain'")  # in the code alone
+        assert "It's <em>so</em>" in text or "It's *so*" in text  # as typed, as in prose
+        assert "UserWarning: seen" in text
+        assert "f(x)" not in text.replace("\\n  f(x)", "")
+        assert "IProgress" not in re.sub(
+            r"<pre>.*?</pre>|``` python.*?```", "", text, flags=re.DOTALL
+        )
+    assert "<mfrac>" in (rich / "report.html").read_text(encoding="utf-8")
+    assert "plain" not in pdf_text(rich / "report.pdf")
+
+
+def test_tables_of_the_pdf_are_read_from_the_left(rich):
+    lines = pdf_text(rich / "report.pdf").splitlines()
+    starts = {
+        line.index(word)
+        for word in ("first", "abc", "a long cell")
+        for line in lines
+        if word in line
+    }
+    assert len(starts) == 1
+
+
 def test_where_only_prose_changed_nothing_is_executed(shared):
     text = notebook(
         s5="from pathlib import Path\nwith Path('../count').open('a') as f:\n    f.write('x')"
@@ -184,8 +261,13 @@ def test_where_only_prose_changed_nothing_is_executed(shared):
     train.write_text(train.read_text(encoding="utf-8") + "\n# changed\n", encoding="utf-8")
     shared.lab("report", "03_prose", "--to", "md", check=True)
     assert count.read_text() == "xyy"
-    shared.lab("report", "03_prose", "--to", "md", "--again", check=True)
+    deeper = shared.root / "src" / shared.package / "models_of_mine/wide.py"
+    deeper.parent.mkdir()
+    deeper.write_text("width = 8\n", encoding="utf-8")
+    shared.lab("report", "03_prose", "--to", "md", check=True)
     assert count.read_text() == "xyyy"
+    shared.lab("report", "03_prose", "--to", "md", "--again", check=True)
+    assert count.read_text() == "xyyyy"
 
 
 def test_an_error_is_shown_with_its_cell_and_the_last_good_report_stays(shared):

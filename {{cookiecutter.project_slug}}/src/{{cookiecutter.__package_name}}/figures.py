@@ -46,10 +46,10 @@ class Chart(Figure):
         return {**data, "text/plain": self.title}, {"image/png": words}
 
 
-def _chart(title: str, caption: str, rows=1, columns=1, height=3.2):
+def _chart(title: str, caption: str, rows=1, columns=1, height=2.7):
     """Start a chart of `height` inches; return it with its axes, always in two dimensions."""
     with mpl.style.context(["default", STYLE]):  # whatever the user's own settings are
-        chart = Chart(figsize=(7.5, height), dpi=150, layout="constrained")
+        chart = Chart(figsize=(6.3, height), dpi=180, layout="constrained")
         chart.title, chart.caption = title, caption
         chart.suptitle(title, x=0.01, ha="left", fontsize=12)
         return chart, chart.subplots(rows, columns, squeeze=False)
@@ -81,7 +81,7 @@ def _draw(axes, image: np.ndarray, low: float, high: float, title: str = "") -> 
 def class_distribution(source: Any) -> Chart:
     """Draw how many samples of each class each split of `source` has, as grouped bars."""
     names, counts = source.data["class_names"], source.data["class_counts"]
-    sizes = ", ".join(f"{sum(values)} {split}" for split, values in counts.items())
+    sizes = ", ".join(f"{sum(values):,} {split}" for split, values in counts.items())
     share = max(counts["train"]) / max(min(counts["train"]), 1)
     chart, [[axes]] = _chart(
         f"The largest class is {share:.2f} times the smallest (training split)",
@@ -107,14 +107,14 @@ def samples(source: Any, columns: int = 10) -> Chart:
         "What is stored, and what the model sees",
         f"{columns} training samples: as stored; augmented, one random draw of many; normalised, "
         f"to values between {low:.1f} and {high:.1f}.",
-        *(3, columns, 3.0),
+        *(3, columns, 2.6),
     )
     for row, kind in enumerate(("images", "augmented", "normalised")):
         bounds = (low, high) if kind == "normalised" else (0, 255)
         for column in range(columns):
             name = names[int(sheet["labels"][column])] if row == 0 else ""
             _draw(axes[row, column], sheet[kind][column], *bounds, title=name)
-        axes[row, 0].set_ylabel(kind.replace("images", "stored"), fontsize=9)
+        axes[row, 0].set_ylabel(kind.replace("images", "stored"), fontsize=8)
     return chart
 
 
@@ -124,8 +124,8 @@ def learning_curves(record: Record) -> Chart:
     found = {line["epoch"]: line["validation_accuracy"] for line in lines}[best]
     chart, [axes] = _chart(
         f"Epoch {best} of {len(lines)} is chosen: {found:.2%} of the validation images are right",
-        f"Loss, accuracy and learning rate of each epoch. The dotted line marks epoch {best}, "
-        "chosen by its validation loss, whose weights are the ones tested.",
+        f"The dotted line marks epoch {best}, the last whose validation loss is within one "
+        "standard error of the lowest: its weights are the ones tested.",
         columns=3,
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
@@ -146,8 +146,8 @@ def gradient_norm(record: Record) -> Chart:
     norms = [line["gradient_norm"] for line in record.metrics]
     chart, [[axes]] = _chart(
         f"The gradient's norm stays between {min(norms):.2g} and {max(norms):.2g}",
-        "L2 norm of the gradients in each epoch, on a logarithmic scale.",
-        height=2.4,
+        "L2 norm of the gradients, averaged over the steps of each epoch, on a logarithmic scale.",
+        height=2.0,
     )
     axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
     axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
@@ -165,7 +165,7 @@ def confusion_matrix(record: Record) -> Chart:
         f"{np.trace(counts)} of {counts.sum()} test images are classified correctly",
         "Confusion matrix of the test set. The number is the count, the colour its share of the "
         "true class.",
-        height=4.8,
+        height=4.0,
     )
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     for row, column in np.argwhere(counts) if len(names) <= MANY else ():
@@ -192,7 +192,7 @@ def roc_curves(record: Record) -> Chart:
         f"The lowest AUC of a class is {areas[worst[0]]:.4f}",
         f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
         "On the right the upper left corner, enlarged.",
-        *(1, 2, 4.2),
+        *(1, 2, 3.4),
     )
     for panel in axes:
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
@@ -214,7 +214,7 @@ def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     chart, axes = _chart(
         "The mistakes of which the model is surest" if len(wrong) else "There are no mistakes",
         "Wrongly classified test images, with the probability that the model gave to its answer.",
-        *(rows, columns, 0.5 + 1.6 * rows if len(wrong) else 0.4),
+        *(rows, columns, 0.4 + 1.3 * rows if len(wrong) else 0.4),
     )
     for place, panel in enumerate(axes.flat):
         if place >= len(wrong):

@@ -31,7 +31,7 @@ NEEDS = {
 SEED = re.compile(r"\bseed\s*=\s*\d|seed_everything\(|manual_seed\(|--seed[ =]\d")
 TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
-MACHINE = re.compile(
+MACHINE = (
     r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
     r"|(?<!\w)[A-Za-z]:\\+\w[\w\\.-]+"
 )
@@ -43,8 +43,8 @@ SECRETS = {
     "an API key": r"\bsk-[\w-]{20}|\bAIza[\w-]{35}",
     "a Slack token": r"\bxox[abprs]-[\w-]{10}",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s]{12,}[\"']"
-    r"|://[^/\s:@]+:[^/\s:@]+@",
+    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s<{(\[]{12,}"
+    r"[\"']|://[^/\s:@]+:[^/\s:@]+@",
 }
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 
@@ -102,11 +102,10 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     tuple of int, str and bool
         The line, what is to be mended and how, and whether it stops a commit.
     """
-    half = stem.with_suffix(".py")
-    if not half.exists():
+    text = pairs.read_half(stem.with_suffix(".py"))
+    if text is None:
         yield 1, "this half is missing; lab sync writes it", True
         return
-    text = half.read_text(encoding="utf-8")
     cells = read_cells(text)
     yield from _sections(cells)
     yield from _contents(root, cells)
@@ -162,9 +161,11 @@ def _section(name: str, line: int, cells: list[Cell]) -> Found:
 def _contents(root: Path, cells: list[Cell]) -> Found:
     """Find what must not stand in any cell, and training before the seed."""
     seeded = False
+    known = [re.escape(str(path)) for path in (root, Path.home()) if path.name]
+    machine = re.compile(rf"{MACHINE}|(?<![\w.:/~-])({'|'.join(known)})(?![\w.-])")
     for cell in cells:
         for line, text in enumerate(cell.source.splitlines(), cell.line):
-            if MACHINE.search(text) or str(root) in text or f"{Path.home()}/" in text:
+            if machine.search(text):
                 yield line, "a path of this machine; write it relative to the project", True
             for name, pattern in SECRETS.items():
                 if re.search(pattern, text):
@@ -193,7 +194,7 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
     if not all((root / part).exists() for part in card):
         yield 1, f"its report is stale: it has no run record; lab report {name}", False
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
-        yield 1, f"its report's run record is not in git; git add reports/{name}", False
+        yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
 
 
 def _in_step(other: Path, text: str, cells: list[Cell]) -> bool:

@@ -6,12 +6,14 @@ import hashlib
 import json
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from .project import LabError, package_of
 
 UNWRITTEN_AGAIN = ("1. Purpose", "7. Conclusion and next steps")  # in a notebook made --from one
+MARKER = r"# ?%%(?!%)"  # of a cell
 
 
 @dataclass
@@ -43,7 +45,7 @@ def read_cells(text: str) -> list[Cell]:
     """
     cells: list[Cell] = []
     for number, line in enumerate(text.splitlines(), 1):
-        marker = re.match(r"# ?%%(?!%)(.*)", line)
+        marker = re.match(MARKER + "(.*)", line)
         if marker:
             kind = "markdown" if "[markdown]" in marker[1] else "code"
             cells.append(Cell(kind, "", number + 1))
@@ -114,7 +116,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     text = text.replace("PACKAGE", package_of(root))
     if source:
         old = pairs.find_notebook(root, source).with_suffix(".py")
-        text = _start_from(old.read_text(encoding="utf-8"), text)
+        text = _start_from(old.read_text(encoding="utf-8-sig"), text)
     pairs.write_pair(folder / stem, text.replace("# # TITLE", f"# # {title}", 1))
     print(f"wrote notebooks/{stem}.py and .ipynb; write section 1, then: lab report {stem}")
     return 0
@@ -129,9 +131,21 @@ def _file_name(title: str) -> str:
 
 def _start_from(text: str, skeleton: str) -> str:
     """Take a notebook's cells, with a new title and the prompts where it must be written anew."""
-    text = re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)
-    for name in UNWRITTEN_AGAIN:
-        section = rf"(?m)^# %% \[markdown\].*\n# ## {re.escape(name)}\n(#.*\n)*"
-        prompt = re.search(section, skeleton)[0]
-        text = re.sub(section, lambda _, prompt=prompt: prompt, text)
-    return text
+    prompts = {section: cell for section, cell in _by_section(skeleton) if section in cell}
+    cells, asked = [], set()
+    for section, cell in _by_section(re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)):
+        if section not in UNWRITTEN_AGAIN or not re.match(MARKER + r".*\[markdown\]", cell):
+            cells.append(cell)
+        elif section not in asked:
+            asked.add(section)
+            cells.append(prompts[section].rstrip() + "\n\n")
+    return "".join(cells).rstrip() + "\n"
+
+
+def _by_section(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each cell of a percent text as it stands, after the heading of its section."""
+    section = ""
+    for cell in re.split(rf"(?m)^(?={MARKER})", text):
+        heading = re.search(r"(?m)^# ## +(.*\S)", cell) if "[markdown]" in cell[:99] else None
+        section = heading[1] if heading else section
+        yield section, cell

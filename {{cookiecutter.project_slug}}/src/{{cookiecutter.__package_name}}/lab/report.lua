@@ -82,9 +82,9 @@ local function text_output(block)
   for line in (block.text .. "\n"):gmatch("(.-)\n") do
     table.insert(lines, line)
   end
-  local left_out = "… " .. (#lines - 14) .. " lines, see the HTML …"
-  local text = table.concat(lines, "\n", 1, 7) .. "\n" .. left_out .. "\n"
-  return { pandoc.CodeBlock(text .. table.concat(lines, "\n", #lines - 6)) }
+  local left_out = "… " .. (#lines - 6) .. " lines, see the HTML …"
+  local text = table.concat(lines, "\n", 1, 3) .. "\n" .. left_out .. "\n"
+  return { pandoc.CodeBlock(text .. table.concat(lines, "\n", #lines - 2)) }
 end
 
 local figures = 0
@@ -101,6 +101,8 @@ local function figure(image)
   return { pandoc.Figure(pandoc.Plain(image), { long = { pandoc.Plain(caption) } }) }
 end
 
+local prose -- what is done to text, also to that which a cell shows
+
 local function output(div)
   if div.classes:includes("stderr") then
     return web and details("output", "Messages", div.content:map(plain)) or {}
@@ -109,12 +111,13 @@ local function output(div)
   for _, block in ipairs(div.content) do
     if block.t == "CodeBlock" then
       blocks:extend(text_output(block))
-    elseif block.t == "RawBlock" and block.format == "html" and block.text:match("<table") then
-      blocks:extend(pandoc.read(block.text, "html").blocks)
+    elseif block.t == "RawBlock" and block.format == "html" then -- no style, no script
+      blocks:extend(pandoc.read(block.text, "html").blocks:walk(prose))
     elseif block.t == "RawBlock" and block.format == "markdown" then
-      for _, shown in ipairs(pandoc.read(block.text, "markdown-implicit_figures").blocks) do
+      for _, shown in ipairs(pandoc.read(block.text, "markdown-implicit_figures-smart").blocks) do
         local image = shown.content and #shown.content == 1 and shown.content[1]
-        blocks:extend(image and image.t == "Image" and figure(image) or { shown })
+        local drawn = image and image.t == "Image" and image.src:match("^figures/")
+        blocks:extend(drawn and figure(image) or pandoc.Blocks({ shown }):walk(prose))
       end
     else
       blocks:insert(block)
@@ -143,7 +146,25 @@ local function moved(target)
   return elsewhere and target or base .. target
 end
 
-local prose = {
+-- Pictures in prose, pasted into the notebook or beside it, go where the report goes.
+local function kept(source)
+  local _, data = pandoc.mediabag.lookup(source)
+  local plain_name = source:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
+  local file = not data and io.open("../" .. base .. plain_name, "rb")
+  if file then
+    data = file:read("a")
+    file:close()
+  end
+  if data then
+    local path = "figures/" .. pandoc.utils.sha1(data):sub(1, 10) .. (source:match("%.%w+$") or "")
+    local copy = assert(io.open(path, "wb"))
+    copy:write(data)
+    copy:close()
+    return path
+  end
+end
+
+prose = {
   CodeBlock = function(block)
     if block.classes:includes("python") then
       return python(block)
@@ -164,11 +185,17 @@ local prose = {
     return link
   end,
   Image = function(image)
-    if image.src:match("^https?:") and not FORMAT:match("gfm") then
-      return pandoc.Link(image.caption, image.src) -- a report loads nothing from elsewhere
+    local path = kept(image.src)
+    if not path and not FORMAT:match("gfm") then
+      return pandoc.Link(image.caption, moved(image.src)) -- a report loads nothing from elsewhere
     end
-    image.src = moved(image.src)
+    image.src = path or moved(image.src)
     return image
+  end,
+  RawInline = function(raw) -- Jupyter's way to give a picture a width
+    if raw.format == "html" and raw.text:match("^<img") then
+      return pandoc.utils.blocks_to_inlines(pandoc.read(raw.text, "html").blocks:walk(prose))
+    end
   end,
   RawBlock = function(raw) -- LaTeX environments without dollars, as Jupyter allows
     if raw.format == "tex" and raw.text:match("^\\begin") then
@@ -176,6 +203,13 @@ local prose = {
     end
   end,
 }
+
+local function to_the_left(block) -- else typst centres every column
+  block.colspecs = pandoc.List(block.colspecs):map(function(column)
+    return { column[1] == "AlignDefault" and "AlignLeft" or column[1], column[2] }
+  end)
+  return block
+end
 
 function Pandoc(document)
   with_code = document.meta.with_code ~= nil
@@ -190,11 +224,6 @@ function Pandoc(document)
     end
   end
   for index, block in ipairs(blocks) do
-    if block.t == "Table" and FORMAT:match("typst") then -- else typst centres every column
-      for _, column in ipairs(block.colspecs) do
-        column[1] = column[1] == "AlignDefault" and "AlignLeft" or column[1]
-      end
-    end
     if block.t == "Header" and block.level == 1 then
       title = blocks:remove(index).content
       break
@@ -202,6 +231,6 @@ function Pandoc(document)
   end
   document.meta.title = title and pandoc.MetaInlines(title) or document.meta.name
   document.meta.pagetitle = pandoc.utils.stringify(document.meta.title)
-  document.blocks = blocks
+  document.blocks = pandoc.Blocks(blocks):walk({ Table = FORMAT:match("typst") and to_the_left })
   return document
 end

@@ -12,7 +12,7 @@ import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import execution, records
+from . import execution, pairs, records
 from .checks import findings
 from .notebooks import digest, plainly_in_step, read_cells
 from .project import LabError, git, write_whole
@@ -64,12 +64,9 @@ def report(
     unknown = set(formats) - set(FORMATS)
     if unknown:
         raise LabError(f"no format {min(unknown)!r}; choose from {', '.join(FORMATS)}")
-    from . import pairs
-
     stem = pairs.find_notebook(root, name)
     name = stem.relative_to(root / "notebooks").as_posix()
-    half = stem.with_suffix(".py")
-    cells = read_cells(half.read_text(encoding="utf-8")) if half.exists() else []
+    cells = read_cells(pairs.read_half(stem.with_suffix(".py")) or "")
     if not plainly_in_step(stem.with_suffix(".ipynb"), cells) and pairs.sync(root, [str(stem)]):
         return 1
     notebook = execution.read_notebook(stem.with_suffix(".ipynb"))
@@ -120,7 +117,7 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
     meta = {"name": name, "facts": facts, "date": facts[1]["value"]}
-    meta["base"] = "../" * (2 + name.count("/")) + "notebooks/"
+    meta["base"] = "../" * (2 + name.count("/")) + f"{stem.parent.relative_to(root).as_posix()}/"
     meta |= {"with_code": True} if with_code else {}
     meta |= {"run": True} if run else {}
     write_whole(folder / "meta.json", json.dumps(meta))
@@ -128,7 +125,7 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     if "md" in formats:
         _pandoc(folder, "gfm", "README.md", "--template", ASSETS / "report.md")
         text = (folder / "README.md").read_text(encoding="utf-8").rstrip()
-        cells = read_cells(stem.with_suffix(".py").read_text(encoding="utf-8"))
+        cells = read_cells(pairs.read_half(stem.with_suffix(".py")))
         mark = f"<!-- from notebooks/{name}.py, sha256 {digest(cells)} -->"
         if notebook["metadata"].get("lab", {}).get("changed"):
             mark = f"<!-- from notebooks/{name}.py, not as it stands: with other parameters -->"

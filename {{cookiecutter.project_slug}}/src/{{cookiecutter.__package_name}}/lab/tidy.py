@@ -10,8 +10,9 @@ from pathlib import Path
 from .execution import ANSI
 from .project import write_whole
 
-BAR = re.compile(r"\d+%\|.*\||\d+it \[\d\d:\d\d|^\s*0it \[")  # tqdm's
-WARNING = re.compile(r"^\S*[\\/]\S+?:\d+: (\w*Warning: )")
+BAR = re.compile(r"\d+%\|.*\||\d+it \[\d\d:\d\d|^\s*0it \[|^TqdmWarning: ")
+WARNING = re.compile(r"(?m)^\S*[\\/]\S+?:\d+: (\w*Warning: .*)(?:\n  .*)?")  # with its line of code
+SHOWN = ("text/markdown", "text/latex", "text/html", "text/plain")  # only the first that is there
 
 
 def tidy(root: Path, notebook: dict, folder: Path) -> dict:
@@ -50,10 +51,10 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
                 trace = ANSI.sub("", "\n".join(part["traceback"]))
                 others.append({"output_type": "stream", "name": "stdout", "text": trace})
             elif not any("widget-view" in kind for kind in part["data"]):
-                part["data"] = _figure(part, folder, section, counts) or part["data"]
-                if "text/markdown" in part["data"]:
-                    part["data"] = {"text/markdown": part["data"]["text/markdown"]}
-                others.append({**part, "output_type": "display_data", "metadata": {}})
+                data = _figure(part, folder, section, counts) or part["data"]
+                shown = [(kind.replace("latex", "markdown"), data[kind]) for kind in SHOWN
+                         if kind in data][:1]  # fmt: skip
+                others.append({"output_type": "display_data", "data": dict(shown), "metadata": {}})
         for part in others:
             texts = part.get("data", part)
             for kind in ("text", "text/plain"):
@@ -82,12 +83,13 @@ def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> d
 
 def _clean(text: str, root: Path, messages: bool) -> str:
     """Remove what differs from machine to machine or is drawn over: bars, colours, paths."""
-    text = ANSI.sub("", text).replace(str(root), ".").replace(str(Path.home()), "~")
-    text = re.sub(r" at 0x[0-9a-f]+", "", text)
+    text = ANSI.sub("", text).replace(str(root), ".")
+    text = text.replace(f"{Path.home()}/", "~/") if Path.home().name else text
+    text = re.sub(r" at 0x[0-9a-f]+", "", text).replace("Units.MEGABYTES", "M")  # torchinfo's slip
     lines = text.replace("\r\n", "\n").split("\n")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]
     if messages:
-        lines = [WARNING.sub(r"\1", line) for line in lines if not BAR.search(line)]
-        lines = [line for line in lines if line and not line.lstrip().startswith("warnings.warn(")]
+        lines = WARNING.sub(r"\1", "\n".join(lines)).split("\n")
+        lines = [line for line in lines if line.strip() and not BAR.search(line)]
         lines = list(dict.fromkeys(lines))  # the same warning once
     return "\n".join(lines).strip("\n")
