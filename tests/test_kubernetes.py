@@ -106,7 +106,13 @@ def test_the_pods_of_the_job_find_each_other():
     assert PODS["train-Job"]["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"] == {"job-name": MANIFESTS["train-Job"]["metadata"]["name"]}
     assert "train-0.train:" in container("train-Job")["command"][2]
+    assert "is_host=$host" in container("train-Job")["command"][2]  # whatever the DNS knows yet
     assert JOB["completions"] == JOB["parallelism"] == int(variables("train-Job")["NODES"])
+
+
+def test_a_pod_that_is_told_to_stop_may_use_its_time_to_save():
+    seconds = int(variables("train-Job")["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
+    assert 60 < seconds < PODS["train-Job"]["terminationGracePeriodSeconds"]
 
 
 def test_the_token_comes_from_the_secret_and_stands_in_no_file():
@@ -145,7 +151,12 @@ def test_the_jobs_command_trains_in_two_processes_and_goes_on_once_only(reposito
 
     def pods(*more: str) -> list[int]:
         started = [
-            subprocess.Popen([*command, *more], cwd=repository.root, env=env) for _ in range(2)
+            subprocess.Popen(
+                [*command, *more],
+                cwd=repository.root,
+                env={**env, "JOB_COMPLETION_INDEX": index},
+            )
+            for index in ("1", "0")  # the host comes last
         ]
         return [process.wait(300) for process in started]
 
