@@ -76,6 +76,15 @@ def test_the_user_is_the_images(pristine):
 
 
 @pytest.mark.parametrize("name", PODS)
+def test_the_images_python_is_found_without_its_entrypoint(name, pristine):
+    """Micromamba's image has it on PATH by its entrypoint alone, which `command` replaces."""
+    dockerfile = (pristine.root / "Dockerfile").read_text(encoding="utf-8")
+    place = re.search(r'CMD \["(/\S+)/python"', dockerfile)[1]  # the health check has no entrypoint
+    assert "command" in container(name)
+    assert variables(name)["PATH"].split(":")[0] == place
+
+
+@pytest.mark.parametrize("name", PODS)
 def test_resources_are_limited_and_the_limits_can_be_met(name):
     resources = container(name)["resources"]
     for kind in ("cpu", "memory"):
@@ -146,7 +155,8 @@ def test_a_notebook_with_an_empty_token_does_not_start(token, tmp_path):
 def test_the_jobs_command_trains_in_two_processes_and_goes_on_once_only(repository):
     shell, option, script, name = container("train-Job")["command"]
     script = script.replace("train-0.train:29500", "127.0.0.1:29617")
-    env = {**repository.env, **variables("train-Job"), "HOME": str(repository.root.parent)}
+    own = {"HOME": str(repository.root.parent), "PATH": repository.env["PATH"]}
+    env = {**repository.env, **variables("train-Job"), **own}
     command = [shell, option, script, name, "--epochs", "2"]
 
     def pods(*more: str) -> list[int]:
