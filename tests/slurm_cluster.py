@@ -27,10 +27,11 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
 JobRequeue=1
-KillWait=5
+KillWait=30
+MessageTimeout=60
 MinJobAge=7200
 EnforcePartLimits=ALL
-SlurmdTimeout=5
+SlurmdTimeout=20
 SlurmctldParameters=idle_on_node_suspend
 SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
@@ -166,11 +167,15 @@ class Cluster:
 
     def wait(self, condition, timeout: float = 600, hurry: str | None = None) -> None:
         """Wait until a condition holds; `hurry` names a requeued job that need not pause first."""
-        deadline = time.monotonic() + timeout
+        deadline, hurried = time.monotonic() + timeout, False
         while not condition():
             assert time.monotonic() < deadline, f"{self.run('squeue', '-a')}\n{self.logs()}"
-            if hurry and "Reason=BeginTime" in self.run("scontrol", "show", "job", hurry):
-                self.run("scontrol", "update", f"jobid={hurry}", "starttime=now")
+            if hurry:
+                pausing = "Reason=BeginTime" in self.run("scontrol", "show", "job", hurry)
+                if pausing and not hurried:
+                    # not now: a node refuses a job in the second in which it ended the same job
+                    self.run("scontrol", "update", f"jobid={hurry}", "starttime=now+3")
+                hurried = pausing
             time.sleep(0.2)
 
     def finish(self, job: str, hurry: bool = True, timeout: float = 900) -> str:
@@ -182,6 +187,11 @@ class Cluster:
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
         self.wait(lambda: self.state(job) in over, timeout, hurry=job if hurry else None)
         return self.state(job)
+
+    def clear(self) -> None:
+        """Cancel all jobs, and wait until the nodes are free: none is left to the next test."""
+        self.run("scancel", "--user", getpass.getuser())
+        self.wait(lambda: not self.run("squeue", "--noheader"), timeout=120)
 
     def stop(self) -> None:
         """Cancel what runs and stop the daemons, each by its own number."""

@@ -215,6 +215,27 @@ def test_a_token_in_an_address_is_refused_and_in_no_log(server):
     assert server.token not in logs
 
 
+def test_a_token_in_the_address_of_a_refused_upload_is_in_no_log(server):
+    request = [f"PUT /api/contents/x?token={server.token} HTTP/1.1", f"Host: {HOST}:{server.https}"]
+    assert b" 403 " in server.raw([*request, f"Content-Length: {10**12}"], first=True)[:20]
+    time.sleep(0.5)
+    assert server.token not in server.logs()
+
+
+@pytest.mark.parametrize("query", ["token=&token={}", "x=1&token=0&token={}", "%74oken={}"])
+def test_no_spelling_of_a_token_in_an_address_opens_the_door(server, query):
+    """Where Nginx counts no guesses, the right one must not be told from the wrong ones."""
+    path = f"/api/kernels?{query.format(server.token)}"
+    answer = server.raw([f"GET {path} HTTP/1.1", f"Host: {HOST}:{server.https}"])
+    assert answer.startswith(b"HTTP/1.1 403")
+
+
+def test_a_token_in_a_form_opens_nothing_but_the_login(server):
+    for token in (server.token, "x"):
+        answer = server.request("POST", "/api/kernels", data={"token": token})
+        assert answer.status_code == 403
+
+
 def test_the_token_is_on_no_command_line_and_in_no_environment(server):
     seen = 0
     for pid in children(server.process.pid):
@@ -406,7 +427,7 @@ def type_password(made, password: str) -> None:
     assert password.encode() not in text  # not echoed
 
 
-def test_an_empty_token_is_replaced_and_a_short_one_refused():
+def test_an_empty_token_is_replaced_a_new_one_ends_logins_and_a_short_one_is_refused():
     with door() as made:
         secrets = made.state / "secrets"
         secrets.mkdir(parents=True)
@@ -415,6 +436,12 @@ def test_an_empty_token_is_replaced_and_a_short_one_refused():
             shutil.chown(path, made.account if made.prefix else None, os.getegid())
         made.start()
         assert len(made.token) == 64
+        client = made.session()
+        assert made.login(client, made.token).status_code == 302
+        made.stop()
+        (secrets / "token").unlink()
+        made.start()
+        assert client.get(f"{made.url}/api/kernels", timeout=20).status_code == 403  # logged out
         made.stop()
         (secrets / "token").write_text("short\n", encoding="utf-8")
         done = subprocess.run(made.command(), capture_output=True, text=True, check=False)

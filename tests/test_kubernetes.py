@@ -76,6 +76,15 @@ def test_the_user_is_the_images(pristine):
 
 
 @pytest.mark.parametrize("name", PODS)
+def test_the_images_python_is_found_without_its_entrypoint(name, pristine):
+    """Micromamba's image has it on PATH by its entrypoint alone, which `command` replaces."""
+    dockerfile = (pristine.root / "Dockerfile").read_text(encoding="utf-8")
+    place = re.search(r'CMD \["(/\S+)/python"', dockerfile)[1]  # the health check has no entrypoint
+    assert "command" in container(name)
+    assert variables(name)["PATH"].split(":")[0] == place
+
+
+@pytest.mark.parametrize("name", PODS)
 def test_resources_are_limited_and_the_limits_can_be_met(name):
     resources = container(name)["resources"]
     for kind in ("cpu", "memory"):
@@ -106,7 +115,13 @@ def test_the_pods_of_the_job_find_each_other():
     assert PODS["train-Job"]["subdomain"] == service["metadata"]["name"]
     assert service["spec"]["selector"] == {"job-name": MANIFESTS["train-Job"]["metadata"]["name"]}
     assert "train-0.train:" in container("train-Job")["command"][2]
+    assert "is_host=$host" in container("train-Job")["command"][2]  # whatever the DNS knows yet
     assert JOB["completions"] == JOB["parallelism"] == int(variables("train-Job")["NODES"])
+
+
+def test_a_pod_that_is_told_to_stop_may_use_its_time_to_save():
+    seconds = int(variables("train-Job")["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"])
+    assert 60 < seconds < PODS["train-Job"]["terminationGracePeriodSeconds"]
 
 
 def test_the_token_comes_from_the_secret_and_stands_in_no_file():
@@ -140,12 +155,18 @@ def test_a_notebook_with_an_empty_token_does_not_start(token, tmp_path):
 def test_the_jobs_command_trains_in_two_processes_and_goes_on_once_only(repository):
     shell, option, script, name = container("train-Job")["command"]
     script = script.replace("train-0.train:29500", "127.0.0.1:29617")
-    env = {**repository.env, **variables("train-Job"), "HOME": str(repository.root.parent)}
+    own = {"HOME": str(repository.root.parent), "PATH": repository.env["PATH"]}
+    env = {**repository.env, **variables("train-Job"), **own}
     command = [shell, option, script, name, "--epochs", "2"]
 
     def pods(*more: str) -> list[int]:
         started = [
-            subprocess.Popen([*command, *more], cwd=repository.root, env=env) for _ in range(2)
+            subprocess.Popen(
+                [*command, *more],
+                cwd=repository.root,
+                env={**env, "JOB_COMPLETION_INDEX": index},
+            )
+            for index in ("1", "0")  # the host comes last
         ]
         return [process.wait(300) for process in started]
 

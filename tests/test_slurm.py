@@ -17,7 +17,19 @@ pytestmark = [
         bool(slurm_cluster.missing()), reason="needs Debian's slurm-wlm and munge (.ci/apt.txt)"
     ),
 ]
-EPOCHS = ("--epochs", "60")
+EPOCHS = ("--epochs", "6")
+# Put into train.py, so that no test is a race against the training: in its first start it stands
+# still in mid-epoch, or before it listens to signals, until one comes.
+FIRST = '__import__("os").environ.get("SLURM_RESTART_COUNT", "0") == "0"'
+HOLD = f"""\
+            while {FIRST} and (progress.epoch, progress.step) == (3, 5):
+                if self.signals.received:
+                    break
+                time.sleep(0.05)
+"""
+MIDWAY = (HOLD, "            self.save_if_asked(started)\n")
+STARTING = (f"if {FIRST}:\n    print('held', flush=True)\n    time.sleep(600)\n", "import torch\n")
+SLOWLY = "            if self.signals.received:\n                time.sleep(35)\n"
 HASHES = ("weights_sha256", "best_weights_sha256", "test_loss")
 
 
@@ -29,7 +41,7 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture
 def lab(slurm, repository):
-    """Return what submits jobs of a fresh project, and what asks `lab` in it."""
+    """Yield what submits jobs of a fresh project, asks `lab` in it, and holds its training."""
 
     def ask(*arguments, **options):
         return repository.lab(*arguments, env=slurm.env, **options)
@@ -39,8 +51,15 @@ def lab(slurm, repository):
         done = ask("submit", *options, *arguments, check=True)
         return re.search(r"job (\d+)", done.stdout)[1]
 
-    repository.submit, repository.ask = submit, ask
-    return repository
+    def stand_still(where, before):
+        script = repository.root / "train.py"
+        text = script.read_text(encoding="utf-8")
+        assert text.count(before) == 1
+        script.write_text(text.replace(before, where + before), encoding="utf-8")
+
+    repository.submit, repository.ask, repository.stand_still = submit, ask, stand_still
+    yield repository
+    slurm.clear()
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +104,15 @@ def preempt(slurm, job: str) -> None:
 
 
 def test_a_preempted_run_goes_on_in_mid_epoch_to_the_same_weights(slurm, lab, uninterrupted):
+    lab.stand_still(*MIDWAY)
     job = lab.submit("--", *EPOCHS)
-    slurm.wait(lambda: epochs(lab) >= 3)
+    slurm.wait(lambda: epochs(lab) == 3)
     assert list(states(lab).values()) == ["running"]
     preempt(slurm, job)
     slurm.wait(lambda: slurm.state(job) == "PENDING")
     assert list(states(lab).values()) == ["preempted"]
     assert slurm.finish(job) == "COMPLETED", output(lab) + slurm.logs()
-    where = re.search(r"goes on at epoch (\d+), step (\d+)", output(lab))
-    assert int(where[1]) > 3
-    assert int(where[2]) > 0
+    assert "goes on at epoch 4, step 5" in output(lab)
     (run,) = lab.runs()
     assert outcome(run) == uninterrupted
     assert f"run {run.name}" in (run / "slurm.out").read_text(encoding="utf-8")
@@ -102,6 +120,7 @@ def test_a_preempted_run_goes_on_in_mid_epoch_to_the_same_weights(slurm, lab, un
 
 
 def test_a_run_that_is_preempted_while_it_starts_is_queued_again(slurm, lab):
+    lab.stand_still(*STARTING)
     job = lab.submit("--", "--epochs", "1")
     slurm.wait(lambda: f"{job}.0" in slurm.run("squeue", "--steps", "-h", "-o", "%i"))
     preempt(slurm, job)
@@ -111,22 +130,48 @@ def test_a_run_that_is_preempted_while_it_starts_is_queued_again(slurm, lab):
     assert slurm.finish(job) == "COMPLETED", output(lab) + slurm.logs()
 
 
+@pytest.mark.parametrize("early", [True, False], ids=["before srun", "while python starts"])
+def test_a_run_that_is_warned_while_it_starts_is_queued_again(slurm, lab, early):
+    lab.stand_still(*STARTING)
+    if early:  # what comes before srun takes a while
+        script = lab.root / "cluster" / "train.sbatch"
+        text = script.read_text(encoding="utf-8")
+        slow = text.replace("before=$(", "echo early\nsleep 5\nbefore=$(")
+        script.write_text(slow, encoding="utf-8")
+    job = lab.submit("--", "--epochs", "1")
+    if early:
+        slurm.wait(lambda: "early" in output(lab))
+    else:
+        slurm.wait(lambda: "held" in output(lab))
+    slurm.run("scancel", "--batch", "--signal=USR1", job)  # as Slurm does before the end
+    slurm.wait(lambda: slurm.state(job) == "PENDING", timeout=120)
+    assert lab.runs() == []
+    assert slurm.finish(job) == "COMPLETED", output(lab) + slurm.logs()
+
+
 def test_a_job_out_of_time_saves_queues_again_and_ends_with_the_same_weights(
     slurm, lab, uninterrupted
 ):
-    job = lab.submit("--", *EPOCHS)  # whose sbatch file asks for a warning at 120 s
-    slurm.wait(lambda: epochs(lab) >= 3)
+    """The warning comes 120 s before the end, as the sbatch file asks, or up to 30 s earlier.
+
+    Time limits are whole minutes: of two to three minutes that are left here, 90 s at least remain
+    after the warning. The step that it comes in is a long one.
+    """
+    lab.stand_still(*MIDWAY)
+    lab.stand_still(SLOWLY, MIDWAY[1])
+    job = lab.submit("--", *EPOCHS)
+    slurm.wait(lambda: epochs(lab) == 3)
     hours, minutes = re.search(
         r"RunTime=(\d+):(\d+):", slurm.run("scontrol", "show", "job", job)
     ).groups()
     slurm.run(
-        "scontrol", "update", f"jobid={job}", f"timelimit={int(hours) * 60 + int(minutes) + 2}"
+        "scontrol", "update", f"jobid={job}", f"timelimit={int(hours) * 60 + int(minutes) + 3}"
     )
     slurm.wait(lambda: slurm.state(job) == "PENDING")
     slurm.run("scontrol", "update", f"jobid={job}", "timelimit=600")
     assert "stopped by a signal" in output(lab)
     assert slurm.finish(job) == "COMPLETED", output(lab) + slurm.logs()
-    assert "goes on at" in output(lab)
+    assert "goes on at epoch 4, step 5" in output(lab)
     (run,) = lab.runs()
     assert outcome(run) == uninterrupted
 
@@ -142,7 +187,10 @@ def test_an_array_of_three_seeds_makes_three_records_and_a_mean(slurm, lab):
     assert "±" in shown
 
 
-def test_a_file_of_configurations_makes_a_job_for_each_line(slurm, lab):
+def test_a_file_of_configurations_makes_a_job_for_each_line_in_a_worktree_too(slurm, lab):
+    tree = lab.root.parent / "a folder with spaces"
+    lab.git("worktree", "add", "-b", "tree", tree)
+    lab.root = tree
     lines = lab.root / "sweep.txt"
     lines.write_text("# two widths of step\n--learning-rate 0.01\n--learning-rate 0.02\n")
     job = lab.submit("--lines", lines, "--", "--epochs", "1")
@@ -154,7 +202,7 @@ def test_a_file_of_configurations_makes_a_job_for_each_line(slurm, lab):
 
 def test_two_nodes_make_one_record_and_a_killed_node_changes_no_bit(slurm, lab):
     two = ["--nodes=2"]
-    job = lab.submit("--", "--epochs", "30", sbatch=two)
+    job = lab.submit("--", *EPOCHS, sbatch=two)
     assert slurm.finish(job) == "COMPLETED", output(lab) + slurm.logs()
     (whole,) = lab.runs()
     environment = json.loads((whole / "environment.json").read_text(encoding="utf-8"))
@@ -163,13 +211,14 @@ def test_two_nodes_make_one_record_and_a_killed_node_changes_no_bit(slurm, lab):
     nodes = set(re.findall(r"NodeList=(\S+)", slurm.run("scontrol", "show", "job", job)))
     assert "n[1-2]" in nodes
 
-    job = lab.submit("--", "--epochs", "30", "--checkpoint-minutes", "0.02", sbatch=two)
-    slurm.wait(lambda: len(lab.runs()) == 2 and (lab.runs()[1] / "checkpoint.pt").exists())
+    lab.stand_still(*MIDWAY)
+    job = lab.submit("--", *EPOCHS, "--checkpoint-minutes", "0", sbatch=two)
+    slurm.wait(lambda: len(lab.runs()) == 2 and epochs(lab) == 3)
     slurm.kill_node("n2")
     slurm.wait(lambda: slurm.state(job) == "PENDING")
     slurm.start_node("n2")
     assert slurm.finish(job, hurry=False) == "COMPLETED", output(lab) + slurm.logs()
-    assert "goes on at" in output(lab)
+    assert "goes on at epoch 4, step" in output(lab)
     assert [outcome(run) for run in lab.runs()] == [outcome(whole)] * 2
 
 
@@ -180,9 +229,41 @@ def test_a_job_that_fails_at_once_is_not_queued_again(slurm, lab):
     assert lab.runs() == []
 
 
+def test_a_job_that_fails_at_its_end_is_not_queued_for_ever(slurm, lab):
+    script = lab.root / "train.py"
+    text = script.read_text(encoding="utf-8").replace("training.test()", "raise KeyError(1)")
+    script.write_text(text, encoding="utf-8")
+    job = lab.submit("--", "--epochs", "1")
+    assert slurm.finish(job, timeout=300) == "FAILED", output(lab)
+
+
+def test_an_array_whose_list_is_gone_trains_nothing(slurm, lab):
+    job = lab.submit("--", "--seed", "0..1", sbatch=["--hold"])
+    (listed,) = (lab.root / "runs" / ".submitted").iterdir()
+    listed.unlink()
+    slurm.run("scontrol", "release", job)
+    for task in (1, 2):
+        assert slurm.finish(f"{job}_{task}") == "FAILED"
+    assert "is empty or missing in" in output(lab)
+    assert lab.runs() == []
+
+
+def test_odd_arguments_reach_train_py_as_they_are_and_run_nothing(slurm, lab):
+    odd = ["two words", "it's", '"', "$(touch stranger)", "`touch stranger`", "a\nb", "*", "\\"]
+    shown = "import json, sys\nprint(json.dumps(sys.argv[1:]))\n"
+    (lab.root / "train.py").write_text(shown, encoding="utf-8")
+    job = lab.submit("--", *odd, "--seed", "0..1")
+    for task in (1, 2):
+        assert slurm.finish(f"{job}_{task}") == "COMPLETED", output(lab)
+    printed = [json.loads(line) for line in output(lab).splitlines() if line.startswith("[")]
+    assert sorted(printed) == [[*odd, "--seed", seed] for seed in ("0", "1")]
+    assert not (lab.root / "stranger").exists()
+
+
 def test_a_cancelled_job_saves_and_is_not_queued_again(slurm, lab):
+    lab.stand_still(*MIDWAY)
     job = lab.submit("--", *EPOCHS)
-    slurm.wait(lambda: epochs(lab) >= 1)
+    slurm.wait(lambda: epochs(lab) == 3)
     slurm.run("scancel", job)
     assert slurm.finish(job) == "CANCELLED"
     slurm.wait((lab.runs()[0] / "checkpoint.pt").exists)

@@ -52,7 +52,9 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
     command, given = ["sbatch", "--parsable", f"--chdir={root}"], jobs[0]
     if len(jobs) > 1:
         listed = folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.txt"
-        write_whole(listed, "".join(shlex.join(job) + "\n" for job in jobs))
+        # bash reads a line for each job: a newline within one is written as bash's $'\n'
+        rows = (shlex.join(job).replace("\n", "'$'\\n''") for job in jobs)
+        write_whole(listed, "".join(f"{row}\n" for row in rows))
         command, given = [*command, f"--array=1-{len(jobs)}"], [str(listed)]
     command += [*options, str(root / "cluster" / "train.sbatch"), *given]
     done = subprocess.run(
