@@ -9,7 +9,6 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
-from pathlib import Path
 
 import pytest
 from conftest import Project, commit_all
@@ -241,78 +240,3 @@ def test_a_distributed_run_is_verified_by_as_many_processes(start):
     project.python(*torchrun, "--epochs", "1", check=True)
     code, verdict, said = verify(project)
     assert (code, verdict["verdict"]) == (0, "identical"), said
-
-
-TOY = """
-import argparse, importlib.metadata, sys
-from pathlib import Path
-ROOT = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT / "src"))
-from {package}.lab.records import Record
-parser = argparse.ArgumentParser()
-parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
-given, _ = parser.parse_known_args()
-config = dict(dataset="toy", model="toy", epochs=1, seed=1, device="cpu", threads=1)
-record = Record.create(ROOT, given.runs_dir, config=config, data=dict(), files=[], data_dir=ROOT,
-                       argv=[], world_size=1)
-version = importlib.metadata.version("idna")
-record.append(dict(epoch=1, train_loss=float(".".join(version.split(".")[:2])), seconds=0.0))
-record.finish(dict(test_loss=0.0, epochs=1, seconds=0.0, weights_sha256=version))
-"""  # a run in which a library's version is all that matters
-
-
-def test_the_recorded_environment_is_rebuilt_with_pip(start, tmp_path):
-    project = start()
-    (project.root / "train.py").write_text(TOY.format(package=project.package))
-    project.python("train.py", check=True)
-    run = project.runs()[-1]
-    surroundings = json.loads((run / "environment.json").read_text())
-    numpy = next(one for one in surroundings["packages"] if one["name"] == "numpy")
-    old = {"name": "idna", "version": "3.9", "manager": "pip"}
-    surroundings["packages"] = [numpy, old]
-    (run / "environment.json").write_text(json.dumps(surroundings))
-    result = json.loads((run / "result.json").read_text())
-    (run / "result.json").write_text(json.dumps(result | {"weights_sha256": "3.9"}))
-    rows = (run / "metrics.jsonl").read_text()
-    (run / "metrics.jsonl").write_text(json.dumps(json.loads(rows) | {"train_loss": 3.9}) + "\n")
-    code, verdict, said = verify(project)
-    assert (code, verdict["verdict"]) == (1, "different")
-    assert any(line.startswith("idna: 3.9 -> ") for line in verdict["causes"]["packages"])
-    code, verdict, said = verify(project, "--restore", tmp_path / "rebuilt")
-    assert (code, verdict["verdict"]) == (0, "identical"), said
-    python = tmp_path / "rebuilt" / "bin" / "python"
-    listed = project.run(python, "-m", "pip", "list", "--format=freeze").stdout
-    assert "idna==3.9\n" in listed
-    assert f"numpy=={numpy['version']}\n" in listed
-    assert verify(project, "--restore", tmp_path / "rebuilt")[0] == 0  # used again
-    (tmp_path / "occupied").mkdir()
-    (tmp_path / "occupied" / "thesis.tex").touch()
-    refused = project.lab("verify", "latest", "--restore", tmp_path / "occupied")
-    assert refused.returncode == 2
-    assert (tmp_path / "occupied" / "thesis.tex").exists()
-
-
-def test_condas_packages_need_one_of_its_tools_and_it_says_so(start, tmp_path):
-    project = start()
-    (project.root / "train.py").write_text(TOY.format(package=project.package))
-    project.python("train.py", check=True)
-    path = project.runs()[-1] / "environment.json"
-    surroundings = json.loads(path.read_text())
-    url = "https://conda.example.org/linux-64/zlib-1.3-0.conda"
-    conda = {"name": "zlib", "version": "1.3", "manager": "conda", "url": url, "md5": "0" * 32}
-    path.write_text(json.dumps(surroundings | {"packages": [conda]}))
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    (tools / "git").symlink_to(shutil.which("git"))
-    asked = project.lab("verify", "latest", "--restore", tmp_path / "env", env={"PATH": str(tools)})
-    assert asked.returncode == 2
-    assert "micromamba" in asked.stderr
-    said = tmp_path / "said"
-    (tools / "mamba").write_text(
-        f'#!/bin/sh\necho "$@" > {said}\n/bin/cat "$6" >> {said}\nexit 1\n'
-    )
-    (tools / "mamba").chmod(0o755)
-    asked = project.lab("verify", "latest", "--restore", tmp_path / "env", env={"PATH": str(tools)})
-    assert asked.returncode == 2
-    assert f"{url}#{'0' * 32}" in said.read_text()
-    assert not Path(tmp_path / "env").exists()

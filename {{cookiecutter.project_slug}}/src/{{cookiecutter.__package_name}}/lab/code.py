@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .hashes import sha256
 from .project import LabError, git
 
 LARGE = 100_000  # bytes; untracked files above this are listed with their hash, not copied
@@ -33,6 +34,8 @@ SECRET_TEXT = re.compile(
     rb"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.|://[^\s/:@'\"]+:[^\s/@'\"]+@"
     rb"|(?i:(?:api|access)_?key|_token|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][\w+/=-]{16,}[\"']"
 )
+INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
+UNOWNED = ("sitecustomize", "usercustomize")  # Python imports them at its start; of no package
 DIFF = (
     "diff", "--cached", "--binary", "--full-index", "--no-color", "--no-ext-diff", "--no-textconv",
     "--diff-algorithm=myers", "--find-renames", "--ignore-submodules=all", "--src-prefix=a/",
@@ -46,12 +49,6 @@ def tilde(text: object) -> str:
     return re.sub(rf"{home}(?=$|[/\\:\"'])", "~", str(text)) if len(home) > 3 else str(text)
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of the file at `path` in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextlib.contextmanager
 def beside(root: Path) -> Iterator[dict[str, str]]:
     """Give an environment in which git has an index and objects of its own; LabError if it fails.
@@ -59,7 +56,8 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
     What it reads of the repository at `root` stays as it is.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    settings = {"core.fsmonitor": "false", "core.safecrlf": "false", "core.hooksPath": os.devnull}
+    settings = {"core.fsmonitor": "false", "core.safecrlf": "false", "core.hooksPath": os.devnull,
+                "core.splitIndex": "false"}  # fmt: skip
     env["GIT_CONFIG_COUNT"] = str(len(settings))
     for number, (key, value) in enumerate(settings.items()):
         env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
@@ -77,11 +75,15 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
         yield env
 
 
-def _base(root: Path, env: dict) -> str:
+def _remote(root: Path, env: dict) -> str:
+    """Return the remote's name; empty where there is none."""
+    remotes = git(root, "remote", env=env).stdout.split()
+    return "origin" if "origin" in remotes else (remotes or [""])[0]
+
+
+def _base(root: Path, remote: str, env: dict) -> str:
     """Return the newest commit that is also on the remote's default branch, else HEAD."""
     head = git(root, "rev-parse", "HEAD^{commit}", env=env).stdout.strip()
-    remotes = git(root, "remote", env=env).stdout.split()
-    remote = "origin" if "origin" in remotes else (remotes or [""])[0]
     for branch in ("HEAD", "main", "master") if remote else ():
         name = f"refs/remotes/{remote}/{branch}"
         shared = git(root, "merge-base", "HEAD", name, env=env, check=False)
@@ -90,15 +92,11 @@ def _base(root: Path, env: dict) -> str:
     return head
 
 
-def _remote(root: Path, env: dict) -> str | None:
+def _address(root: Path, remote: str, env: dict) -> str | None:
     """Return the remote's address without credentials."""
-    remotes = git(root, "remote", env=env).stdout.split()
-    if not remotes:
-        return None
-    name = "origin" if "origin" in remotes else remotes[0]
-    url = git(root, "remote", "get-url", name, env=env, check=False).stdout.strip()
+    url = git(root, "remote", "get-url", remote, env=env, check=False).stdout.strip()
     url = re.sub(r"^(https?://|ftps?://)[^/]*@", r"\1", url.split("?")[0])
-    return tilde(re.sub(r"^(\w+://[^/:@]*):[^/]*@", r"\1@", url))
+    return tilde(re.sub(r"^(\w+://[^/:@]*):[^/]*@", r"\1@", url)) or None
 
 
 def listing(root: Path, path: str, why: str) -> dict:
@@ -116,11 +114,8 @@ def _reason_to_leave_out(root: Path, path: str, untracked: bool, held: int) -> s
     """Say why a file's contents must not go into the record."""
     file = Path(root, path)
     name = PurePosixPath(path).name.lower()
-    if name.endswith(
-        (".py", ".ipynb", ".md")
-    ):  # secret_sharing.py is code: only its text can give it away
-        name = ""
-    if any(fnmatch.fnmatch(name, pattern) for pattern in SECRET_NAMES):
+    code = name.endswith((".py", ".ipynb", ".md"))  # secret_sharing.py: only its text can tell
+    if not code and any(fnmatch.fnmatch(name, pattern) for pattern in SECRET_NAMES):
         return "may be a secret"
     if file.is_symlink() or not file.is_file():
         return None
@@ -192,6 +187,28 @@ def state_of(submodule: Path) -> str | None:
     return total.hexdigest()
 
 
+def _imported() -> list[Path]:
+    """Return the files of code that this process imported, those of installed packages apart."""
+    known = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    files = set()
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None) or ""
+        if name == "__main__":  # python a-link-to-the-project/train.py
+            file = os.path.realpath(file)
+        library = INSTALLED.search(file) or file.startswith(known)
+        if file.endswith((".py", ".so", ".pyd")) and (name in UNOWNED or not library):
+            files.add(Path(file))
+    # "_ops.py" of torch is made in memory
+    return sorted(file for file in files if file.is_absolute() and file.exists())
+
+
+def from_outside(root: Path) -> list[dict]:
+    """Describe the imported files that are neither below `root` nor of an installed package."""
+    why = "imported from outside the repository"
+    files = [file for file in _imported() if not file.is_relative_to(root)]
+    return [listing(root, str(file), why) for file in files]
+
+
 def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     """Return the submodules, and what the run can read though its repository lacks it."""
     tracked, submodules, listed, links = set(), [], [], []
@@ -214,18 +231,12 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
                 inner = f"{path}/{file.relative_to(target).as_posix()}"
                 listed.append(listing(root, inner, "behind a symbolic link"))
     within = tuple(str(root / path) + os.sep for path in (*submodules, *links))
-    known = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
-    files = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    for file in sorted(files):
-        library = "-packages" in file or file.startswith(known)
-        if library or not file.endswith(".py") or file in tracked or file.startswith(within):
-            continue
-        if not Path(file).is_absolute() or not Path(file).exists():  # "_ops.py": made in memory
-            continue
-        inside = Path(file).is_relative_to(root)
-        shown = Path(file).relative_to(root).as_posix() if inside else file
-        why = "imported, ignored by git" if inside else "imported from outside the repository"
-        listed.append(listing(root, shown, why))
+    for file in _imported():
+        if file.is_relative_to(root) and str(file) not in tracked:
+            if not str(file).startswith(within):
+                inner = file.relative_to(root).as_posix()
+                listed.append(listing(root, inner, "imported, ignored by git"))
+    listed += from_outside(root)
     found = []
     for path in submodules:
         head = git(root / path, "rev-parse", "-q", "--verify", "HEAD", check=False).stdout.strip()
@@ -260,7 +271,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
     root = root.resolve()
     try:
         with beside(root) as env:
-            base = _base(root, env)
+            remote = _remote(root, env)
+            base = _base(root, remote, env)
             listed = _stage(root, base, env)
             patch = git(root, *DIFF, base, "--", ".", NOT_CODE, env=env, text=False).stdout
             changed = git(root, "diff", "--cached", "--quiet", "HEAD", env=env, check=False)
@@ -271,7 +283,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
                 "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),
                 "base": base,
                 "branch": branch.stdout.strip() or None,
-                "remote": _remote(root, env),
+                "remote": _address(root, remote, env),
                 "dirty": bool(changed.returncode or listed),
                 "tree": git(root, "write-tree", env=env).stdout.strip(),
                 "patch_sha256": hashlib.sha256(patch).hexdigest(),

@@ -28,7 +28,8 @@ SETTINGS = ("LANG", "LC_ALL", "LC_CTYPE", "LC_NUMERIC", "LC_TIME", "LC_COLLATE",
 CAUSES = {
     "threads": ("threads", "world_size"),
     "hardware": ("device", "gpus", "driver", "cuda", "cudnn", "cpu_capability", "blas"),
-    "system": ("python", "implementation", "platform"),
+    "system": ("python", "implementation"),
+    "platform": ("platform",),  # its kernel is another one after every update
 }
 INSTRUCTIONS = {"sse4_2", "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl",
                 "avx512_bf16", "avx512_vnni", "amx_bf16", "asimd", "sve", "bf16"}  # fmt: skip
@@ -126,8 +127,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]
     Returns
     -------
     dict of str to list of str
-        `packages`, `edited libraries`, `threads`, `hardware`, `system`, `variables`, and
-        `settings`, which should change no number (locale, time zone); only those that differ.
+        `packages`, `edited libraries`, `threads`, `hardware`, `system`, `platform`, `variables`,
+        and `settings`, which should change no number (locale, time zone); only those that differ.
     """
     both: dict[str, list[str]] = {}
 

@@ -11,6 +11,12 @@ from typing import Any
 from .project import write_whole
 
 
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of the file at `path` in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
     """Hash the contents of a data set, in the order of names.
 
@@ -38,8 +44,7 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
         key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
         digest = known.get(key)
         if not isinstance(digest, str):
-            with path.open("rb") as file:
-                digest = fresh[key] = hashlib.file_digest(file, "sha256").hexdigest()
+            digest = fresh[key] = sha256(path)
         total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
     if fresh:
         write_whole(cache, json.dumps(known | fresh))

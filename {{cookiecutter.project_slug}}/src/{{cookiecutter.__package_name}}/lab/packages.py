@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from .code import sha256, tilde
+from .code import tilde
+from .hashes import sha256
 
 GENERATED = (  # after the hashes were taken
     ".pyc", "-info/INSTALLER", "-info/REQUESTED", "-info/direct_url.json",

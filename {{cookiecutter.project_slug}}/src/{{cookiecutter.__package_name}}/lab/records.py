@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import math
 import os
 import secrets
 import shutil
+import zipfile
+import zlib
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -93,8 +94,11 @@ class Record:
         path = self.path / "predictions.npz"
         if not path.exists():
             raise LabError(f"{self.id} has no predictions.npz; is the run finished?")
-        with np.load(path, allow_pickle=False) as stored:
-            return dict(stored)
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise LabError(f"{path} is damaged ({error}); restore it from a backup") from None
 
     @property
     def samples(self) -> dict[str, Any]:
@@ -126,12 +130,10 @@ class Record:
             The project's.
         runs_dir : Path
             Where the folder is made.
-        config : dict
-            Every value that changes numbers.
-        data : dict
-            What is known of the data; the fingerprint is added.
+        config, data : dict
+            Every value that changes numbers; what is known of the data but its fingerprint.
         files : list of Path
-            The data's files, below `data_dir`.
+            The data's.
         data_dir : Path
             What their names are relative to.
         argv : list of str
@@ -166,11 +168,10 @@ class Record:
         described, patch = code.capture(root, argv)
         described = {"run": path.name, **described}
         cache = runs_dir / ".fingerprints.json"
-        where = data_dir.resolve()
-        if where.is_relative_to(root.resolve()):  # clones lie elsewhere
-            where = where.relative_to(root.resolve())
-        where = code.tilde(where.as_posix())
-        found = {"fingerprint": fingerprint(files, data_dir, cache), "data_dir": where}
+        where, top = data_dir.resolve(), root.resolve()
+        where = where.relative_to(top) if where.is_relative_to(top) else where  # clones move
+        found = {"fingerprint": fingerprint(files, data_dir, cache)}
+        found["data_dir"] = code.tilde(where.as_posix())
         scratch = runs_dir / f".{path.name}"
         scratch.mkdir()
         try:
@@ -192,12 +193,9 @@ class Record:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one epoch's `row` to `metrics.jsonl`, and wait until the disk has it."""
-        row = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in row.items()
-        }
+        lost = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json.dumps(row | lost) + "\n")  # JSON has no NaN
             file.flush()
             os.fsync(file.fileno())
 
@@ -211,16 +209,20 @@ class Record:
         epoch, step : int
             Where it goes on, both from 0.
         """
-        from . import code
+        from . import code, environment, worktree
 
         rows = self.metrics[:epoch]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        described, patch = code.capture(root, [])
-        compared = ("tree",) if described.get("tree") else ("base", "commit")
-        changes = []
-        if any(described.get(name) != self.code.get(name) for name in compared):
+        described, _ = code.capture(root, [])
+        changes = worktree.differences(root, self.code)
+        if described["tree"] != self.code.get("tree"):
             changes.append("the code changed since this run began")
-        digest = hashlib.sha256(patch).hexdigest()
+        size = self.environment.get("world_size", 1)
+        now = environment.capture(self.config["threads"], size, self.config["device"])
+        changed = environment.differences(self.environment, now)
+        changed.pop("settings", None)
+        changes += [f"{cause}: {line}" for cause in changed for line in changed[cause]]
+        digest = described.get("patch_sha256")
         entry = {"epoch": epoch, "step": step, "changes": changes, "patch_sha256": digest}
         self.code.setdefault("resumes", []).append(entry)
         write_json(self.path / "code.json", self.code)
@@ -232,6 +234,15 @@ class Record:
         """Write the arrays that figures are drawn from, then `result.json`, which finishes it."""
         import numpy as np
 
+        from . import code
+
+        listed = self.code.setdefault("listed", [])
+        seen = {item["path"] for item in listed}
+        root = Path(__file__).resolve().parents[3]
+        late = [item for item in code.from_outside(root) if item["path"] not in seen]
+        if late:  # imported while it ran
+            listed += late
+            write_json(self.path / "code.json", self.code)
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)
         write_whole(self.path / "predictions.npz", buffer.getvalue())
@@ -239,18 +250,7 @@ class Record:
 
 
 def all_records(runs_dir: Path) -> list[Record]:
-    """List the records below a folder, oldest first; what is no run is left out.
-
-    Parameters
-    ----------
-    runs_dir : Path
-        A project's `runs`.
-
-    Returns
-    -------
-    list of Record
-        Also unfinished and damaged ones.
-    """
+    """Return the runs below a folder, oldest first, unfinished and damaged ones among them."""
     if not runs_dir.is_dir():
         return []
     folders = (path for path in runs_dir.iterdir() if path.name[:1].isdigit() and path.is_dir())

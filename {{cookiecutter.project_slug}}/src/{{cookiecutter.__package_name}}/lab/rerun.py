@@ -30,7 +30,7 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
 
 
 class Failed(Exception):
-    """The run could not be repeated; the message says how it ended."""
+    """The run could not be repeated: how it ended, and the record that it began, if it did."""
 
 
 class Rerun:
@@ -64,8 +64,9 @@ class Rerun:
             flag = key.replace("_", "-")
             if isinstance(value, bool):
                 command.append(f"--{flag}" if value else f"--no-{flag}")
-            elif value is not None:
-                command += [f"--{flag}", str(value)]
+            else:
+                values = value if isinstance(value, list) else [value]
+                command += [f"--{flag}", *map(str, values)]
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
         folder = self.root / Path(self.old.data.get("data_dir") or "data").expanduser()
@@ -120,7 +121,8 @@ class Rerun:
             raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said[-3:])}")
         found = all_records(runs_dir)
         if process.returncode or not found:
-            raise Failed(f"exit code {process.returncode}: {' '.join(said[-1:])}")
+            how = f"exit code {process.returncode}: {' '.join(said[-1:])}"
+            raise Failed(how, found[0] if found else None)
         again = found[0]
         imported = Path(again.code.get("package_path", "")).expanduser().resolve()
         if not imported.is_relative_to(self.code):

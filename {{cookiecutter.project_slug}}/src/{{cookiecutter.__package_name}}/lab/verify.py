@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 from . import environment, worktree
 from .code import tilde
-from .project import LabError, package_of, write_whole
+from .project import LabError, git, package_of, write_whole
 from .records import Record, find
 from .rerun import Failed, Rerun, unlike
 
@@ -51,6 +52,8 @@ def verify(
     LabError
         If it could not be asked.
     """
+    for variable in git(root, "rev-parse", "--local-env-vars").stdout.split():
+        os.environ.pop(variable, None)  # called from a hook, git would write the index of a commit
     record = find(root, name)
     total = _check(record, epochs)
     epochs = epochs if epochs and epochs < total else None
@@ -65,8 +68,8 @@ def verify(
         first = f", its first {epochs} epochs" if epochs else ""
         print(f"running {record.id} again{first}, at {record.code['base'][:12]}", file=sys.stderr)
         verdict = _judge(Rerun(root, record, python, scratch, epochs), tolerance)
+    _tell(verdict)  # first: the record may lie where nobody may write
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
-    _tell(verdict)
     return int(verdict["verdict"] == "different")
 
 
@@ -82,6 +85,8 @@ def _check(record: Record, epochs: int | None) -> int:
         raise LabError(f"--epochs {epochs} is out of range; use 1 or more")
     if not (record.path / "code.patch").exists():
         raise LabError(f"{record.path} has no code.patch; verify the run where it was made")
+    if (record.path / "predictions.npz").exists():  # a record card has none
+        _ = record.predictions  # better now than after the run: it may be damaged
     return int(record.config.get("epochs") or record.result.get("epochs") or 0)
 
 
@@ -117,7 +122,7 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
     if epochs:
         return found
     found += unlike(old.result, new.result, "result")
-    if (old.path / "predictions.npz").exists():  # a record card has none
+    if (old.path / "predictions.npz").exists():
         one, other = old.predictions, new.predictions
         for name in sorted(one.keys() | other.keys()):
             pair = (one.get(name), other.get(name))
@@ -140,28 +145,35 @@ def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
     return True
 
 
+def _attempt(rerun: Rerun) -> tuple[Record | None, str]:
+    """Run once; return the record, as far as it came, and how the run failed, if it did."""
+    try:
+        return rerun.run(), ""
+    except Failed as error:
+        return error.args[1], tilde(error.args[0])
+
+
 def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     """Run again, compare, and look for the cause of what differs."""
-    old, causes, surroundings, deterministic = rerun.old, {}, {}, None
-    failed, found, again = "", [], None
-    try:
-        again = rerun.run()
-        found = _compare(old, again, rerun.epochs)
-    except Failed as error:
-        failed = str(error)
+    old, causes, deterministic = rerun.old, {}, None
+    again, failed = _attempt(rerun)
+    found = [] if failed else _compare(old, again, rerun.epochs)
     if again:
         surroundings = environment.differences(old.environment, again.environment)
         prints = [one.data.get("fingerprint") for one in (old, again)]
         if prints[0] != prints[1]:
             causes["data"] = [f"the contents changed: fingerprint {prints[0]} -> {prints[1]}"]
-    code = worktree.differences(rerun.root, old.code)
+    else:  # it ended before its record began
+        now = environment.packages() if rerun.python == sys.executable else None
+        recorded = old.environment.get("packages")
+        surroundings = environment.differences({"packages": recorded}, {"packages": now or recorded})
+    code = worktree.differences(rerun.root, old.code) + _strays(old, again)
     for stop in old.code.get("resumes", []):
         code += [f"at epoch {stop.get('epoch')}: {change}" for change in stop.get("changes", [])]
-    if again:
-        code += _strays(rerun, again)
     if code:
         causes["code"] = code
-    causes |= {cause: lines for cause, lines in surroundings.items() if cause != "settings"}
+    weak = ("settings", "platform")  # they differ after months, and seldom explain anything
+    causes |= {cause: lines for cause, lines in surroundings.items() if cause not in weak}
     surroundings |= rerun.shell()
     same = f"the first {rerun.epochs} epochs identical" if rerun.epochs else "identical"
     if not found and not failed:
@@ -170,17 +182,20 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
         verdict = "within tolerance"
     else:
         verdict = "different"
-        if not causes and not failed:
+        if not causes:
             print("different, and nothing in the record says why: once more", file=sys.stderr)
-            deterministic = not _compare(again, rerun.run(), rerun.epochs)
-            causes = _look_deeper(found, deterministic)
+            third, broken = _attempt(rerun)
+            deterministic = bool(failed) == bool(broken)
+            if deterministic and not failed:
+                deterministic = not _compare(again, third, rerun.epochs)
+            causes = _look_deeper(found, deterministic, bool(rerun.epochs))
     return {
         "run": old.id,
         "verdict": verdict,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": rerun.epochs,
         "tolerance": tolerance,
-        "failed": tilde(failed) or None,
+        "failed": failed or None,
         "first_difference": found[0] if found else None,
         "differences": len(found),
         "causes": causes,
@@ -189,31 +204,32 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     }
 
 
-def _strays(rerun: Rerun, again: Record) -> list[str]:
-    """Name the files that the run again imported from the working tree."""
-    here = [Path(item["path"]).expanduser() for item in again.code.get("listed", [])]
+def _strays(old: Record, again: Record | None) -> list[str]:
+    """Name the files from elsewhere that only the run again imported."""
+    before, after = (one.code.get("listed", []) if one else [] for one in (old, again))
+    known = {item["path"] for item in before}
     return [
-        f"{tilde(path)} was imported from the working tree: the record does not hold it"
-        for path in here
-        if path.is_absolute() and path.is_relative_to(rerun.root)
+        f"{item['path']} was imported, and the record does not hold it"
+        for item in after
+        if Path(item["path"]).expanduser().is_absolute() and item["path"] not in known
     ]
 
 
-def _look_deeper(found: list[dict[str, Any]], deterministic: bool) -> dict[str, list[str]]:
+def _look_deeper(found: list, deterministic: bool, only_first: bool) -> dict[str, list[str]]:
     """Look for a cause where the record names none."""
     if not deterministic:
         line = "two runs now differ from one another, too: the code is itself non-deterministic"
         return {"code": [line]}
     print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
-    edited = environment.damaged(deep=True)
+    causes, edited = {}, environment.damaged(deep=True)
     if edited:
-        return {
-            "edited libraries": [f"{file} ({package}) {what}" for package, file, what in edited]
-        }
-    if not any(item["what"].endswith("weights_sha256") for item in found):
+        lines = [f"{file} ({package}) {what}" for package, file, what in edited]
+        causes["edited libraries"] = lines
+    weights = any(item["what"].endswith("weights_sha256") for item in found)
+    if found and not only_first and not weights:
         line = "the weights came out the same: the record's numbers were changed after the run"
-        return {"record": [line]}
-    return {"unknown": ["two runs now agree with each other and not with the record"]}
+        causes["record"] = [f"{line}, or the evaluation reads something that no record holds"]
+    return causes or {"unknown": ["two runs now agree with each other and not with the record"]}
 
 
 def _tell(verdict: dict[str, Any]) -> None:

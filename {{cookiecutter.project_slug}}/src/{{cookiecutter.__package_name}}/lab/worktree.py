@@ -10,7 +10,8 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from .code import NOT_CODE, beside, listing, sha256, state_of
+from .code import NOT_CODE, beside, listing, state_of
+from .hashes import sha256
 from .project import LabError, git
 
 
@@ -68,10 +69,9 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
                             dirs_exist_ok=True, symlinks=True)  # fmt: skip
             return
-    archive = git(source, "archive", str(module["commit"]), text=False, check=False) if (
-        source / ".git"
-    ).exists() else None  # fmt: skip
-    if archive is None or archive.returncode:
+    here = (source / ".git").exists()
+    archive = git(source, "archive", str(module["commit"]), text=False, check=False) if here else None
+    if not archive or archive.returncode:
         wanted = f"{module['path']} at {str(module['commit'])[:12]}"
         raise LabError(f"submodule {wanted} is not here; git submodule update --init --recursive")
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
