@@ -31,6 +31,10 @@ WORDS = {  # what solvers print, and what it means; the first that fits
     "a channel or index is out of reach; check network, proxy and `channels` in environment.yml",
     r"(?:No candidates were found for |from current channels:\s+- |─ )([\w.-]+[ =]?[^\s*]*?)"
     r"(?:\.\*)?(?:\.?\n|[ *]+does not exist)": "there is no {0}; mend its name or loosen its pin",
+    r"Because (?:only [^;]+? is\s+available and \S+ depends on |there is no version of |"
+    r"(?=\S+ was not found))([^\s,]+)": "there is no {0}; mend its name or loosen its pin",
+    r"depends on (\S+) and (\S+), we can\s+conclude that your requirements": "{0} and {1} exclude"
+    " each other; loosen one of the two",
     r"([\w.-]+ \S+).*? (?:would require|requires)\W+([\w.-]+ \S+?)(?: \S+)?,? (?:for|but|which)":
     "{0} needs {1}, which another pin excludes; loosen one of the two",
 }  # fmt: skip
@@ -104,7 +108,7 @@ def stale(root: Path) -> dict[str, bool]:
         By the lock's name.
     """
     return {
-        name: not (root / name).read_text(encoding="utf-8").startswith(_header(root, source))
+        name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
         for name, source in SOURCES.items()
         if (root / name).is_file()
     }
@@ -122,8 +126,8 @@ def _lock_pip(root: Path, folder: Path) -> str | None:
     """Resolve for every platform, from the index's metadata: no package is downloaded."""
     if not shutil.which("uv"):
         return "uv is not installed; run `pip install uv`"
-    least = re.sub(r"[^\d.]", "", asked(root, "pyproject.toml").get("requires-python", ""))
-    python = ("--python", sys.executable, "--python-version", least or "3.11")
+    least = re.search(r"\d[\d.]*", asked(root, "pyproject.toml").get("requires-python", "3.11"))
+    python = ("--python", sys.executable, "--python-version", least[0])
     return _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
 
 
@@ -133,6 +137,8 @@ def _lock_conda(root: Path, folder: Path) -> str | None:
     conda = next((found for name in names if name and (found := shutil.which(name))), None)
     if conda is None:
         return "no conda, mamba or micromamba is installed, and conda-lock solves by one of them"
+    if not shutil.which("conda-lock") and not shutil.which("uv"):
+        return "neither conda-lock nor uv, which fetches it, is installed; run `pip install uv`"
     for name in ("environment.yml", "environment-gpu.yml"):
         stated = asked(root, name)  # less what pip installs: the project itself
         stated["dependencies"] = [one for one in stated["dependencies"] if isinstance(one, str)]
