@@ -142,10 +142,10 @@ def test_lock_says_what_it_could_not_do_where_neither_uv_nor_conda_is(project):
     assert not list(project.root.glob("*.lock"))
 
 
-def test_a_conda_without_conda_lock_and_uv_says_which_to_install(project, conda):
+def test_a_conda_without_conda_lock_and_uv_is_told_which_to_install(project, conda):
     path = f"{conda['PATH'].split(os.pathsep)[0]}:/usr/bin:/bin"
     done = project.lab("lock", env={**conda, "PATH": path})
-    assert "conda-lock.yml: not written: neither conda-lock nor uv" in done.stdout
+    assert "conda-lock.yml: not written: uv is not installed" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ UV_TORCH += ' --reinstall-package=torchvision -e ".[dev]"'
 FREE_GB = 2  # checkpoints of a few ResNet-18 runs
 PATIENCE = 60  # seconds for a driver that may be dead, and for torch from a cold disk
 DATA = {"cifar10": "cifar-10-batches-py", "fashion_mnist": "FashionMNIST/raw"}
-QUOTA, PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 TORCH = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
 
 
@@ -43,14 +42,9 @@ def _git(root: Path, _deep: bool) -> Iterator[Finding]:
         yield "ok", "repository, hooks, notebook filter and merge driver", ""
 
 
-def _python(root: Path, _deep: bool) -> Iterator[Finding]:
-    asked = re.search(r"python=([\d.]+)", (root / "environment.yml").read_text(encoding="utf-8"))
-    here = ".".join(map(str, sys.version_info[:3]))
-    if asked and not f"{here}.".startswith(f"{asked[1]}."):
-        state, command = ("mend", _renew("environment.yml")) if CONDA else ("note", "")
-        yield state, f"{here}, where environment.yml says {asked[1]}", command
-    else:
-        yield "ok", f"{here} in {sys.prefix}", ""
+def _python(_root: Path, _deep: bool) -> Iterator[Finding]:
+    here = ".".join(map(str, sys.version_info[:3]))  # pip and _environment hold it to what is asked
+    yield "ok", f"{here} in {sys.prefix}", ""
 
 
 def _renew(source: str) -> str:
@@ -94,9 +88,11 @@ def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Findi
 def _requirement(asked: str) -> Requirement:
     """Read what pip or conda is asked for, less conda's channel and build."""
     asked = asked.rpartition("::")[2]
-    asked = re.sub(r"^([\w.-]+)(?: *= *| +)\*.*", r"\1", asked)  # libblas=*=*mkl
     minor = r"^([\w.-]+)(?: *= *| +)(\d[\w.]*?)(?:\.\*)?(?:[= ].*)?$"  # numpy=2.4
-    return Requirement(re.sub(minor, r"\1==\2.*", asked))
+    try:
+        return Requirement(re.sub(minor, r"\1==\2.*", asked))
+    except ValueError:  # libblas=*=*mkl and more that conda alone understands: it must be here
+        return Requirement(re.match(r"[\w.-]*", asked)[0])
 
 
 def _against_ranges(root: Path, source: str, live: dict[str, dict]) -> Iterator[Finding]:
@@ -105,13 +101,9 @@ def _against_ranges(root: Path, source: str, live: dict[str, dict]) -> Iterator[
     for asked in stated["dependencies"] + stated.get("optional-dependencies", {}).get("dev", []):
         if not isinstance(asked, str):
             continue  # what conda hands to pip: this project
-        try:
-            one = _requirement(asked)
-            version = live.get(canonical(one.name), {}).get("version")
-            fits = version and one.specifier.contains(version, prereleases=True)
-        except ValueError:  # one of the many ways to ask that conda alone knows
-            yield "note", f"{asked!r} is not compared", ""
-            continue
+        one = _requirement(asked)
+        version = live.get(canonical(one.name), {}).get("version")
+        fits = version and one.specifier.contains(version, prereleases=True)
         if not fits and (not one.marker or one.marker.evaluate()):
             found = f"{one.name} is {version or 'missing'}, asked for: {asked}"
             yield "mend", found, _renew(source)
@@ -151,25 +143,23 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     options = {"capture_output": True, "encoding": "utf-8", "timeout": PATIENCE}
     query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     driver = subprocess.run(query, check=False, **options)
-    card = driver.stdout.strip().split("\n")[0].replace(", ", ", driver ")
-    if driver.returncode:
-        yield "mend", f"the NVIDIA driver does not answer: {card}", "nvidia-smi  # often: reboot"
-        return
     asked = [sys.executable, "-c", TORCH]  # imported there, and only where there is a GPU
     torch = subprocess.run(asked, check=False, env=project_env(root), **options)
-    if torch.returncode:
-        why = torch.stderr.strip().split("\n")[-1]
-        again = "conda install --force-reinstall pytorch" if CONDA else UV_TORCH
-        yield "mend", f"torch cannot be imported: {why}", again
-        return
-    version, cuda, works = torch.stdout.split()[-3:]
-    renew = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH
-    if cuda == "None":
-        yield "mend", f"torch {version} is a CPU build, and this machine has {card}", renew
+    card = driver.stdout.strip().split("\n")[0].replace(", ", ", driver ")
+    version, cuda, works = (torch.stdout.split() or ["", "", ""])[-3:]
+    mend = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH
+    if driver.returncode:
+        found, mend = f"the NVIDIA driver does not answer: {card}", "nvidia-smi  # often: reboot"
+    elif torch.returncode:
+        found = f"torch cannot be imported: {''.join(torch.stderr.splitlines()[-1:])}"
+    elif cuda == "None":
+        found = f"torch {version} is a CPU build, and this machine has {card}"
     elif works != "True":
-        yield "mend", f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?", renew
+        found = f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?"
     else:
         yield "ok", f"{card}; torch {version} for CUDA {cuda}", ""
+        return
+    yield "mend", found, mend
 
 
 def _quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
@@ -179,12 +169,12 @@ def _quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
     mine = [Path(path) for path in re.findall(r"(?m)^\d+:(?:|.*\bcpu\b.*):/(.*)$", said)]
     least = math.inf
     for folder in {Path(), *mine, *(above for path in mine for above in path.parents)}:
-        old = groups / "cpu" / folder
-        for files in (groups / folder / "cpu.max",), (old / QUOTA, old / PERIOD):
-            if all(file.is_file() for file in files):
-                limit, period = " ".join(file.read_text("ascii") for file in files).split()
-                if limit not in ("max", "-1"):
-                    least = min(least, max(1, int(limit) // int(period)))
+        old = [groups / "cpu" / folder / f"cpu.cfs_{what}_us" for what in ("quota", "period")]
+        for files in [groups / folder / "cpu.max"], old:
+            texts = [file.read_text("ascii") for file in files if file.is_file()]
+            limit, period = (*" ".join(texts).split(), "max", "")[:2]
+            if limit not in ("max", "-1"):
+                least = min(least, max(1, int(limit) // int(period)))
     return least
 
 

@@ -116,19 +116,19 @@ def stale(root: Path) -> dict[str, bool]:
 
 def _run(folder: Path, *command: str | Path) -> None:
     """Run a solver; its failure becomes one line."""
+    if not shutil.which(command[0]):
+        raise LabError(f"{command[0]} is not installed; run `pip install uv`")
     options = {"cwd": folder, "capture_output": True, "encoding": "utf-8"}
     done = subprocess.run([str(part) for part in command], check=False, **options)
     if done.returncode:
         raise LabError(explain(done.stderr + done.stdout))
 
 
-def _lock_pip(root: Path, folder: Path) -> str | None:
+def _lock_pip(root: Path, folder: Path) -> None:
     """Resolve for every platform, from the index's metadata: no package is downloaded."""
-    if not shutil.which("uv"):
-        return "uv is not installed; run `pip install uv`"
     least = re.search(r"\d[\d.]*", asked(root, "pyproject.toml").get("requires-python", "3.11"))
     python = ("--python", sys.executable, "--python-version", least[0])
-    return _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
+    _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
 
 
 def _lock_conda(root: Path, folder: Path) -> str | None:
@@ -137,8 +137,6 @@ def _lock_conda(root: Path, folder: Path) -> str | None:
     conda = next((found for name in names if name and (found := shutil.which(name))), None)
     if conda is None:
         return "no conda, mamba or micromamba is installed, and conda-lock solves by one of them"
-    if not shutil.which("conda-lock") and not shutil.which("uv"):
-        return "neither conda-lock nor uv, which fetches it, is installed; run `pip install uv`"
     for name in ("environment.yml", "environment-gpu.yml"):
         stated = asked(root, name)  # less what pip installs: the project itself
         stated["dependencies"] = [one for one in stated["dependencies"] if isinstance(one, str)]
@@ -162,7 +160,7 @@ def lock(root: Path, check: bool) -> int:
     Returns
     -------
     int
-        0 good; 1 a lock is out of date, or its sources have no solution.
+        0 good; 1 a lock is out of date, or could not be made.
     """
     if check:
         found = stale(root)
