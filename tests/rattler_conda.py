@@ -44,4 +44,6 @@ def main() -> int:
     return 0
 
 
-sys.exit(main())
+code = main()
+sys.stdout.flush()
+os._exit(code)  # rattler's threads, still ending, crash one interpreter in ten as it goes

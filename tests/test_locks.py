@@ -87,6 +87,16 @@ def test_the_lock_for_pip_holds_hashes_for_all_systems_and_names_no_host(locked_
 
 
 @pytest.mark.slow
+def test_a_python_that_is_limited_at_both_ends_is_locked_from_the_lower(project):
+    source = project.root / "pyproject.toml"
+    text = source.read_text(encoding="utf-8")
+    text = text.replace('requires-python = ">=3.11"', 'requires-python = ">=3.11,<3.14"')
+    source.write_text(text, encoding="utf-8")
+    done = project.lab("lock", env={"CONDA_EXE": "", "MAMBA_EXE": ""})
+    assert "requirements.lock: written" in done.stdout
+
+
+@pytest.mark.slow
 def test_locks_that_belong_to_their_sources_are_good(locked):
     done = locked.lab("lock", "--check", env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout
@@ -132,6 +142,29 @@ def test_lock_says_what_it_could_not_do_where_neither_uv_nor_conda_is(project):
     assert not list(project.root.glob("*.lock"))
 
 
+def test_a_conda_without_conda_lock_and_uv_is_told_which_to_install(project, conda):
+    path = f"{conda['PATH'].split(os.pathsep)[0]}:/usr/bin:/bin"
+    done = project.lab("lock", env={**conda, "PATH": path})
+    assert "conda-lock.yml: not written: uv is not installed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("numpy>=2.4,<3 -> numpy>=99", r"there is no numpy>=99;"),
+        ("numpy>=2.4,<3 -> numpy<1.20", r".*numpy<1\.20 exclude each other;"),
+    ],
+)
+def test_what_pips_solver_refused_is_said_in_the_words_of_a_person(project, change, says):
+    old, new = change.split(" -> ")
+    source = project.root / "pyproject.toml"
+    text = source.read_text(encoding="utf-8").replace(f'"{old}"', f'"{new}"')
+    source.write_text(text, encoding="utf-8")
+    done = project.lab("lock", env={"CONDA_EXE": "", "MAMBA_EXE": ""})
+    assert done.returncode == 1
+    assert re.search(f"requirements.lock: not written: {says}", done.stdout), done.stdout
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -159,7 +192,7 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
 
 @pytest.mark.parametrize(
     ("said", "means"),
-    [  # as conda, mamba and rattler print them
+    [  # as conda, mamba, rattler and uv print them
         (
             (
                 "Could not solve for environment specs\nThe following package could not be installed\n"
@@ -194,6 +227,14 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
                 "CUDA is asked for and there is no NVIDIA driver; use environment.yml, or set"
                 " CONDA_OVERRIDE_CUDA=12.9 if the driver comes later"
             ),
+        ),
+        (
+            (
+                "error: No solution found when resolving dependencies\n  cause: Because nmupy was not"
+                " found in the package registry and digits-lab depends on nmupy>=2.4,<3, we can"
+                " conclude that your requirements are unsatisfiable.\n"
+            ),
+            "there is no nmupy; mend its name or loosen its pin",
         ),
         ("something new\n", "something new"),
     ],

@@ -14,17 +14,19 @@ from itertools import groupby
 from pathlib import Path
 
 from jupyter_core.paths import jupyter_path
+from packaging.markers import Marker
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 from . import environment, guard, locks, setup
+from .packages import canonical
 from .project import LabError, git, package_of, project_env
 
 Finding = tuple[str, str, str]  # "ok", "note" or "mend"; what was seen; the command that mends it
 CONDA = (Path(sys.prefix) / "conda-meta").is_dir()
-UV_TORCH = "uv pip install --reinstall --torch-backend=auto torch torchvision"
+UV_TORCH = "uv pip install --torch-backend=auto --reinstall-package=torch"
+UV_TORCH += ' --reinstall-package=torchvision -e ".[dev]"'
 FREE_GB = 2  # checkpoints of a few ResNet-18 runs
+PATIENCE = 60  # seconds for a driver that may be dead, and for torch from a cold disk
 DATA = {"cifar10": "cifar-10-batches-py", "fashion_mnist": "FashionMNIST/raw"}
 TORCH = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
 
@@ -40,14 +42,9 @@ def _git(root: Path, _deep: bool) -> Iterator[Finding]:
         yield "ok", "repository, hooks, notebook filter and merge driver", ""
 
 
-def _python(root: Path, _deep: bool) -> Iterator[Finding]:
-    asked = re.search(r"python=([\d.]+)", (root / "environment.yml").read_text(encoding="utf-8"))
-    here = ".".join(map(str, sys.version_info[:3]))
-    if asked and not f"{here}.".startswith(f"{asked[1]}."):
-        state, command = ("mend", _renew("environment.yml")) if CONDA else ("note", "")
-        yield state, f"{here}, where environment.yml says {asked[1]}", command
-    else:
-        yield "ok", f"{here} in {sys.prefix}", ""
+def _python(_root: Path, _deep: bool) -> Iterator[Finding]:
+    here = ".".join(map(str, sys.version_info[:3]))  # pip and _environment hold it to what is asked
+    yield "ok", f"{here} in {sys.prefix}", ""
 
 
 def _renew(source: str) -> str:
@@ -59,13 +56,13 @@ def _renew(source: str) -> str:
 
 def _locked(path: Path) -> dict[str, tuple[str, str, str]]:
     """Read version, build and hash by name from an explicit or a requirements lock."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8", errors="replace")
     if not CONDA:
-        lines = [Requirement(line.rstrip("\\ ")) for line in re.findall(r"(?m)^\w.*", text)]
-        here = [one for one in lines if not one.marker or one.marker.evaluate()]
-        return {canonicalize_name(one.name): (str(one.specifier)[2:], "", "") for one in here}
+        pins = re.findall(r"(?m)^([\w.-]+)==([\w.!+-]+) *(?:;([^\\\n]+))?", text)
+        here = [pin for pin in pins if not pin[2] or Marker(pin[2]).evaluate()]
+        return {canonical(name): (version, "", "") for name, version, _ in here}
     parts = r"(?m)/([^/]+)-([^-/]+)-([^-/]+?)(?:\.conda|\.tar\.bz2)#(?:sha256:)?(\w+)$"
-    return {canonicalize_name(name): tuple(rest) for name, *rest in re.findall(parts, text)}
+    return {canonical(name): tuple(rest) for name, *rest in re.findall(parts, text)}
 
 
 def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Finding]:
@@ -80,26 +77,41 @@ def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Findi
             found = f"{name} {version} is build {one.get('build')}, not {build}"
         elif digest and digest not in (one.get("sha256"), one.get("md5")):
             found = f"{name} {version} has another hash than in the lock"
-        if found:
+        if found and one["version"] != version == (one["version"] or "").partition("+")[0]:
+            yield "note", found, ""  # 2.14.1+cpu: pip takes it for the locked one
+        elif found:
             yield "mend", found, _renew(path.name)
     for name in sorted(live.keys() - locked.keys() - {own, "pip", "setuptools", "wheel"}):
         yield "note", f"extra: {name} {live[name]['version']}", ""
 
 
+def _requirement(asked: str) -> Requirement:
+    """Read what pip or conda is asked for, less conda's channel and build."""
+    asked = asked.rpartition("::")[2]
+    minor = r"^([\w.-]+)(?: *= *| +)(\d[\w.]*?)(?:\.\*)?(?:[= ].*)?$"  # numpy=2.4
+    try:
+        return Requirement(re.sub(minor, r"\1==\2.*", asked))
+    except ValueError:  # libblas=*=*mkl and more that conda alone understands: it must be here
+        return Requirement(re.match(r"[\w.-]*", asked)[0])
+
+
 def _against_ranges(root: Path, source: str, live: dict[str, dict]) -> Iterator[Finding]:
     """Name what is missing or of a version that is not allowed, where there is no lock."""
-    for asked in locks.asked(root, source)["dependencies"]:
+    stated = locks.asked(root, source)
+    for asked in stated["dependencies"] + stated.get("optional-dependencies", {}).get("dev", []):
         if not isinstance(asked, str):
             continue  # what conda hands to pip: this project
-        name, versions = re.fullmatch(r"([\w.-]+)\s*(.*)", asked).groups()
-        allowed = SpecifierSet(re.sub(r"^=([\d.]+)$", r"==\1.*", versions))  # conda's =2.4
-        version = live.get(canonicalize_name(name), {}).get("version")
-        if version is None or not allowed.contains(version, prereleases=True):
-            yield "mend", f"{name} is {version or 'missing'}, not {versions}", _renew(source)
+        one = _requirement(asked)
+        version = live.get(canonical(one.name), {}).get("version")
+        fits = version and one.specifier.contains(version, prereleases=True)
+        if not fits and (not one.marker or one.marker.evaluate()):
+            found = f"{one.name} is {version or 'missing'}, asked for: {asked}"
+            yield "mend", found, _renew(source)
 
 
 def _environment(root: Path, deep: bool) -> Iterator[Finding]:
-    live = {canonicalize_name(one["name"]): one for one in environment.packages()}
+    listed = environment.packages()
+    live = {canonical(one["name"]): one for one in reversed(listed)}  # conda's before pip's
     source, lock = "pyproject.toml", "requirements.lock"
     if CONDA:
         gpu = "-gpu" if "cuda" in live.get("pytorch", {}).get("build", "") else ""
@@ -107,17 +119,19 @@ def _environment(root: Path, deep: bool) -> Iterator[Finding]:
     found = list(_against_ranges(root, source, live))
     if (root / lock).is_file():
         source = lock
-        found = list(_against_lock(root / lock, live, canonicalize_name(package_of(root))))
+        found = list(_against_lock(root / lock, live, canonical(package_of(root))))
     yield from found
     if all(state == "note" for state, *_ in found):
         yield "ok", f"{len(live)} packages, as {source} says", ""
     for name in (name for name, old in locks.stale(root).items() if old):
         yield "mend", f"{name} is older than {locks.SOURCES[name]}", "lab lock"
     for name in dict.fromkeys(name for name, _, _ in environment.damaged(deep)):
-        one = live[canonicalize_name(name)]
+        one = live[canonical(name)]
         command = f"pip install --force-reinstall --no-deps {name}=={one['version']}"
         if one["manager"] == "conda":
             command = f"conda install --force-reinstall {name}={one['version']}"
+            if sum(canonical(other["name"]) == canonical(name) for other in listed) > 1:
+                command = f"pip uninstall --yes {name} && {command}"  # which wrote over conda's
         yield "mend", f"installed files of {name} were changed", command
 
 
@@ -126,38 +140,47 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     if smi is None:
         yield "ok", "no NVIDIA driver here: training runs on the CPU (on a Mac on its GPU)", ""
         return
-    said = []
-    for argv in (
-        [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"],
-        [sys.executable, "-c", TORCH],  # imported there, and only where there is a GPU
-    ):
-        options = {"capture_output": True, "encoding": "utf-8", "env": project_env(root)}
-        said.append(subprocess.run(argv, check=False, timeout=60, **options).stdout.strip())
-    card = said[0].split("\n")[0].replace(", ", ", driver ")
-    version, cuda, works = (*said[1].split(), "", "", "")[:3]
-    renew = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH
-    if cuda == "None":
-        yield "mend", f"torch {version} is a CPU build, and this machine has {card}", renew
+    options = {"capture_output": True, "encoding": "utf-8", "timeout": PATIENCE}
+    query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    driver = subprocess.run(query, check=False, **options)
+    asked = [sys.executable, "-c", TORCH]  # imported there, and only where there is a GPU
+    torch = subprocess.run(asked, check=False, env=project_env(root), **options)
+    card = driver.stdout.strip().split("\n")[0].replace(", ", ", driver ")
+    version, cuda, works = (torch.stdout.split() or ["", "", ""])[-3:]
+    mend = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH
+    if driver.returncode:
+        found, mend = f"the NVIDIA driver does not answer: {card}", "nvidia-smi  # often: reboot"
+    elif torch.returncode:
+        found = f"torch cannot be imported: {''.join(torch.stderr.splitlines()[-1:])}"
+    elif cuda == "None":
+        found = f"torch {version} is a CPU build, and this machine has {card}"
     elif works != "True":
-        yield "mend", f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?", renew
+        found = f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?"
     else:
         yield "ok", f"{card}; torch {version} for CUDA {cuda}", ""
+        return
+    yield "mend", found, mend
 
 
 def _quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
-    """Return how many cores a container may keep busy, by cgroup version 2 or 1."""
-    names = ("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")
-    for files in names:
-        if all((groups / name).is_file() for name in files):
-            texts = [(groups / name).read_text(encoding="ascii") for name in files]
-            limit, period = " ".join(texts).split()
-            return math.inf if limit in ("max", "-1") else max(1, int(limit) // int(period))
-    return math.inf
+    """Return how many cores this process may keep busy, by cgroup version 2 or 1."""
+    own = Path("/proc/self/cgroup")
+    said = own.read_text(encoding="utf-8") if own.is_file() else ""
+    mine = [Path(path) for path in re.findall(r"(?m)^\d+:(?:|.*\bcpu\b.*):/(.*)$", said)]
+    least = math.inf
+    for folder in {Path(), *mine, *(above for path in mine for above in path.parents)}:
+        old = [groups / "cpu" / folder / f"cpu.cfs_{what}_us" for what in ("quota", "period")]
+        for files in [groups / folder / "cpu.max"], old:
+            texts = [file.read_text("ascii") for file in files if file.is_file()]
+            limit, period = (*" ".join(texts).split(), "max", "")[:2]
+            if limit not in ("max", "-1"):
+                least = min(least, max(1, int(limit) // int(period)))
+    return least
 
 
 def _threads(_root: Path, _deep: bool) -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = int(os.environ.get("OMP_NUM_THREADS", str(cores)).split(",")[0])
+    threads = int((os.environ.get("OMP_NUM_THREADS") or str(cores)).split(",")[0])
     may = min(cores or 1, _quota())
     if threads > may:
         text = f"NumPy and PyTorch take {threads} threads on {may} cores: several times slower"
@@ -179,17 +202,23 @@ def _data(root: Path, _deep: bool) -> Iterator[Finding]:
     yield "ok", f"{', '.join(['digits (built in)', *here])}{fetched}", ""
 
 
+def _ours(program: str | Path) -> bool:
+    """Tell whether a program is of this environment, by whichever links it is reached."""
+    return Path(program).parent.resolve().is_relative_to(Path(sys.prefix).resolve())
+
+
 def _kernel(_root: Path, _deep: bool) -> Iterator[Finding]:
     jupyter = shutil.which("jupyter")
-    if jupyter and not Path(jupyter).is_relative_to(sys.prefix):
+    if jupyter and not _ours(jupyter):
         text = f"`jupyter` is {jupyter}, of another environment: notebooks would run in that"
         yield "mend", text, "python -m jupyter lab"
     specs = (Path(folder) / "python3" / "kernel.json" for folder in jupyter_path("kernels"))
     spec = next((path for path in specs if path.is_file()), None)
     starts = json.loads(spec.read_text(encoding="utf-8"))["argv"][0] if spec else "python"
-    if Path(starts).is_absolute() and not Path(starts).is_relative_to(sys.prefix):
+    if Path(starts).is_absolute() and not _ours(starts):
         text = f"the kernel python3 ({spec}) starts {starts}, of another environment"
-        yield "mend", text, "python -m ipykernel install --sys-prefix"
+        anew, away = "ipykernel install --sys-prefix", "jupyter kernelspec remove python3"
+        yield "mend", text, f"python -m {anew if _ours(spec) else away}"
     else:
         yield "ok", "the kernel python3 is of this environment", ""
 
@@ -202,7 +231,7 @@ def doctor(root: Path, deep: bool, as_json: bool) -> int:
     root : Path
         The project's root.
     deep : bool
-        Compare installed files by hash, and look into the notebooks of the last commit.
+        Compare installed files by hash, not by size and time alone.
     as_json : bool
         Print a list of findings for scripts.
 
@@ -215,7 +244,7 @@ def doctor(root: Path, deep: bool, as_json: bool) -> int:
     for check in (_git, _python, _environment, _gpu, _threads, _disk, _data, _kernel):
         try:
             findings = list(check(root, deep))
-        except (LabError, OSError, ValueError, LookupError) as error:
+        except (LabError, OSError, ValueError, LookupError, subprocess.TimeoutExpired) as error:
             findings = [("mend", f"this could not be asked: {error}", "")]
         for (state, mend), alike in groupby(findings, key=lambda one: (one[0], one[2])):
             found = [text for _, text, _ in alike]

@@ -31,6 +31,10 @@ WORDS = {  # what solvers print, and what it means; the first that fits
     "a channel or index is out of reach; check network, proxy and `channels` in environment.yml",
     r"(?:No candidates were found for |from current channels:\s+- |─ )([\w.-]+[ =]?[^\s*]*?)"
     r"(?:\.\*)?(?:\.?\n|[ *]+does not exist)": "there is no {0}; mend its name or loosen its pin",
+    r"Because (?:only [^;]+? is\s+available and \S+ depends on |there is no version of |"
+    r"(?=\S+ was not found))([^\s,]+)": "there is no {0}; mend its name or loosen its pin",
+    r"depends on (\S+) and (\S+), we can\s+conclude that your requirements": "{0} and {1} exclude"
+    " each other; loosen one of the two",
     r"([\w.-]+ \S+).*? (?:would require|requires)\W+([\w.-]+ \S+?)(?: \S+)?,? (?:for|but|which)":
     "{0} needs {1}, which another pin excludes; loosen one of the two",
 }  # fmt: skip
@@ -104,7 +108,7 @@ def stale(root: Path) -> dict[str, bool]:
         By the lock's name.
     """
     return {
-        name: not (root / name).read_text(encoding="utf-8").startswith(_header(root, source))
+        name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
         for name, source in SOURCES.items()
         if (root / name).is_file()
     }
@@ -112,19 +116,19 @@ def stale(root: Path) -> dict[str, bool]:
 
 def _run(folder: Path, *command: str | Path) -> None:
     """Run a solver; its failure becomes one line."""
+    if not shutil.which(command[0]):
+        raise LabError(f"{command[0]} is not installed; run `pip install uv`")
     options = {"cwd": folder, "capture_output": True, "encoding": "utf-8"}
     done = subprocess.run([str(part) for part in command], check=False, **options)
     if done.returncode:
         raise LabError(explain(done.stderr + done.stdout))
 
 
-def _lock_pip(root: Path, folder: Path) -> str | None:
+def _lock_pip(root: Path, folder: Path) -> None:
     """Resolve for every platform, from the index's metadata: no package is downloaded."""
-    if not shutil.which("uv"):
-        return "uv is not installed; run `pip install uv`"
-    least = re.sub(r"[^\d.]", "", asked(root, "pyproject.toml").get("requires-python", ""))
-    python = ("--python", sys.executable, "--python-version", least or "3.11")
-    return _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
+    least = re.search(r"\d[\d.]*", asked(root, "pyproject.toml").get("requires-python", "3.11"))
+    python = ("--python", sys.executable, "--python-version", least[0])
+    _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
 
 
 def _lock_conda(root: Path, folder: Path) -> str | None:
@@ -156,7 +160,7 @@ def lock(root: Path, check: bool) -> int:
     Returns
     -------
     int
-        0 good; 1 a lock is out of date, or its sources have no solution.
+        0 good; 1 a lock is out of date, or could not be made.
     """
     if check:
         found = stale(root)
