@@ -168,6 +168,48 @@ def test_badly_formatted_code_in_either_half_needs_two_commits_and_no_more(pair)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("heeded", [True, False])
+def test_a_new_notebook_from_elsewhere_is_changed_by_no_hook_until_its_person_asks(pair, heeded):
+    new = Pair(pair.project, "notebooks/02_from elsewhere").make(["x  =  1", "print( x )"])
+    new.py.unlink()
+    outputs, before = new.execute(), new.nb.read_bytes()
+    pair.project.git("add", "notebooks")
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    typed = f'ruff check --fix "{new.both[0]}"; ruff format "{new.both[0]}"; lab sync'
+    assert refused.returncode
+    assert typed in refused.stdout + refused.stderr
+    assert new.nb.read_bytes() == before
+    if not heeded:
+        for _ in range(2):
+            pair.project.git("add", "notebooks")
+            refused = pair.project.git("commit", "-m", "x", check=False)
+            assert refused.returncode
+            assert "type: lab sync" in refused.stdout + refused.stderr
+            assert new.nb.read_bytes() == before
+    pair.project.run("sh", "-ec", typed.removesuffix("; lab sync"), check=True)
+    pair.sync()
+    commit(pair.project, add=["notebooks"], times=1)
+    assert new.says() == ["x = 1", "print(x)"]
+    assert list(new.outputs().values()) == list(outputs.values())
+    assert_history_is_clean(pair.project)
+
+
+@pytest.mark.slow
+def test_no_hook_rewrites_a_cell_and_so_costs_its_output(pair):
+    pair.edit_nb("first = 1", "import sys\nimport os\n\nfirst = 1")
+    pair.sync()
+    outputs = pair.execute()
+    pair.project.git("add", "notebooks")
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    assert "I001" in refused.stdout + refused.stderr
+    assert pair.outputs() == outputs
+    pair.edit_nb("import sys\nimport os", "import os\nimport sys")
+    pair.edit_nb("first = 1", "first = os, sys")
+    pair.sync()
+    commit(pair.project, add=["notebooks"], times=1)
+
+
+@pytest.mark.slow
 def test_a_partly_staged_notebook_survives_pre_commits_own_stash(pair):
     pair.edit_py("second = 2", "second = 22")
     pair.sync()

@@ -7,6 +7,7 @@ here, because an output must never stand under a cell that did not make it.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import zlib
 from collections import Counter
@@ -85,8 +86,10 @@ def has_markers(text: str) -> bool:
 
 def _same_program(new: str, old: str) -> bool:
     """Tell whether a cell was at most reformatted or commented, so that its outputs are its."""
+    # magics are no Python, and a formatter leaves them alone: so as strings
+    a, b = (re.sub(r"(?m)^(\s*)([%!].*)", lambda m: m[1] + repr(m[2]), s) for s in (new, old))
     try:
-        return new == old or ast.dump(ast.parse(new)) == ast.dump(ast.parse(old))
+        return new == old or ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
     except (SyntaxError, ValueError, RecursionError):
         return False
 
