@@ -100,11 +100,11 @@ def test_without_an_identity_setup_says_what_to_type(project, tmp_path):
 
 
 def test_with_hooks_path_set_setup_says_what_to_do(pair):
-    pair.project.git("config", "core.hooksPath", "/somewhere")
+    pair.project.git("config", "core.hooksPath", "/some where")
     done = pair.project.lab("setup")
     assert done.returncode == 1
     assert "git config --unset-all core.hooksPath" in done.stdout
-    assert "/somewhere" in done.stdout
+    assert "set to /some where (file:.git/config)" in done.stdout
 
 
 def test_hooks_that_cannot_be_written_are_said_and_the_rest_is_done(pair):

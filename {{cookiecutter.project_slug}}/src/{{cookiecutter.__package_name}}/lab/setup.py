@@ -83,9 +83,9 @@ def _filter(root: Path) -> None:
 
 def _hooks(root: Path) -> bool:
     """Install the hooks and build their environment, once; say what stands in the way."""
-    taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout.split()
-    if taken:
-        print(f"hooks: core.hooksPath is set to {taken[-1]} ({taken[0]}), and pre-commit cannot "
+    taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout.split("\t")
+    if len(taken) > 1:
+        print(f"hooks: core.hooksPath is set to {taken[1].strip()} ({taken[0]}), and pre-commit cannot "
               "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
               "it is set there), then lab setup; or call from the hooks there: pre-commit run "
               "--hook-stage pre-commit")  # fmt: skip
