@@ -91,8 +91,8 @@ def _cells(nb: dict):
     """Yield each code cell with what identifies it: id, source, and which of how many such."""
     cells = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
     keys = [f"{cell.get('id', '')}\n{source(cell)}" for cell in cells]
-    for number, (key, cell) in enumerate(zip(keys, cells)):
-        yield f"{keys[:number].count(key)} of {keys.count(key)}\n{key}", cell
+    for number, key in enumerate(keys):
+        yield f"{keys[:number].count(key)} of {keys.count(key)}\n{key}", cells[number]
 
 
 def _name(content: str | bytes) -> str:
