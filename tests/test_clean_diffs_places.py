@@ -195,6 +195,19 @@ def test_a_new_notebook_from_elsewhere_is_changed_by_no_hook_until_its_person_as
 
 
 @pytest.mark.slow
+def test_line_breaks_in_prose_survive_the_formatter(pair):
+    pair.edit_nb("Some prose.", "Some prose,  \nand more  \nof it.")
+    for edit, old, new in ((pair.edit_nb, "= 3", "= 33"), (pair.edit_py, "of it.", "of that.")):
+        edit(old, new)
+        commit(pair.project, add=["notebooks"])
+        sources = ["".join(cell["source"]) for cell in pair.read()["cells"]]
+        assert any(source.startswith("Some prose,  \nand more  \nof ") for source in sources)
+    assert sources[3].endswith("of that.")
+    assert pair.sync() == ""
+    assert pair.project.git("status", "--short").stdout == ""
+
+
+@pytest.mark.slow
 def test_no_hook_rewrites_a_cell_and_so_costs_its_output(pair):
     pair.edit_nb("first = 1", "import sys\nimport os\n\nfirst = 1")
     pair.sync()

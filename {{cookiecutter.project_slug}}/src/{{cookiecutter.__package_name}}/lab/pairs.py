@@ -164,7 +164,7 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
             raise LabError("one half is gone: delete or rename the other, too (git rm, git mv), or "
                            f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
-        text = text_of(data) if text is None else text
+        text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     if has_markers(text):
         raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")

@@ -55,21 +55,6 @@ def _git_dir(root: Path, name: str) -> Path:
     return root / git(root, "rev-parse", "--git-common-dir").stdout.strip() / name
 
 
-def _make_repository(root: Path) -> None:
-    """Make the root the top of a repository of its own."""
-    git(root, "init", "--quiet", "--initial-branch=main")
-    print(f"git: made a repository in {root}")
-
-
-def _first_commit(root: Path) -> None:
-    """Commit everything, if nothing is committed yet."""
-    if not git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
-        return
-    git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
-    print("git: made the first commit")
-
-
 def _filter(root: Path) -> None:
     """Copy the filter into the git directory and tell git of it."""
     script = _git_dir(root, "lab/nbfilter.py")
@@ -135,10 +120,14 @@ def setup(root: Path) -> int:
         )
     top = git(root, "rev-parse", "--show-toplevel", check=False).stdout.strip()
     if not top or Path(top).resolve() != root.resolve():
-        _make_repository(root)
+        git(root, "init", "--quiet", "--initial-branch=main")
+        print(f"git: made a repository in {root}")
     _filter(root)
     stepped = pairs.sync(root, []) == 0
-    _first_commit(root)
+    if git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
+        git(root, "add", "--all")
+        git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
+        print("git: made the first commit")
     hooked = _hooks(root)
     return 0 if hooked and stepped else 1
 
