@@ -70,7 +70,7 @@ def _text(nb: dict, said: Callable = _said) -> str:
 
 
 def text_of(data: bytes, said: Callable = _said) -> str:
-    """Return the percent text of `data`, an `.ipynb`, whose cells say what `said` tells."""
+    """Return the percent text of `data`, an `.ipynb`, by what `said` returns; else LabError."""
     nb = nbfilter.parse(data)
     if nb is None:
         raise LabError("it is no notebook of nbformat 4; restore it with git, or save it anew")
