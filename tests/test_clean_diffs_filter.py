@@ -315,6 +315,34 @@ def test_each_branch_gets_back_the_outputs_that_were_made_on_it(pair):
     assert pair.outputs() == on_branch
 
 
+def test_a_colleagues_committed_outputs_do_not_replace_those_that_were_made_here(pair, tmp_path):
+    clone = tmp_path / "clone"
+    pair.project.git("clone", "-q", str(pair.project.root), str(clone))
+    theirs = Pair(type(pair.project)(clone))
+    theirs.execute("theirs")
+    theirs.project.git("commit", "-q", "-a", "-m", "dirty")
+    mine = pair.execute("mine")
+    pair.project.git("add", "-A")
+    pair.project.git("pull", "-q", "--ff-only", str(clone), "HEAD")
+    assert pair.outputs() == mine
+    pair.project.git("commit", "-q", "-a", "-m", "mend")
+    assert pair.outputs() == mine
+    assert_history_is_clean(pair.project)
+
+
+def test_of_equal_cells_without_ids_a_new_one_gets_no_output(tmp_path):
+    def notebook(count, output):
+        outputs = [{"output_type": "stream", "name": "stdout", "text": output}] if output else []
+        cell = {"cell_type": "code", "metadata": {}, "source": "plot()", "outputs": outputs}
+        nb = {"cells": [cell] * count, "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+        return json.dumps(nb).encode()
+
+    data = notebook(1, "of the old one")
+    nbfilter.remember(str(tmp_path), "x.ipynb", data, nbfilter.clean(data))
+    back = json.loads(nbfilter.smudge(str(tmp_path), "x.ipynb", nbfilter.clean(notebook(2, ""))))
+    assert [cell["outputs"] for cell in back["cells"]] == [[], []]
+
+
 def test_twenty_megabytes_of_output_stay_and_the_commit_is_small(pair):
     pair.edit_nb("second = 2", "second = 22")
     pair.execute()

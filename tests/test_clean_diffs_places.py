@@ -100,11 +100,11 @@ def test_without_an_identity_setup_says_what_to_type(project, tmp_path):
 
 
 def test_with_hooks_path_set_setup_says_what_to_do(pair):
-    pair.project.git("config", "core.hooksPath", "/somewhere")
+    pair.project.git("config", "core.hooksPath", "/some where")
     done = pair.project.lab("setup")
     assert done.returncode == 1
     assert "git config --unset-all core.hooksPath" in done.stdout
-    assert "/somewhere" in done.stdout
+    assert "set to /some where (file:.git/config)" in done.stdout
 
 
 def test_hooks_that_cannot_be_written_are_said_and_the_rest_is_done(pair):
@@ -165,6 +165,61 @@ def test_badly_formatted_code_in_either_half_needs_two_commits_and_no_more(pair)
         commit(pair.project, add=["notebooks"])
         assert_history_is_clean(pair.project)
     assert pair.outputs()["second = 2"] == "run 1: second = 2\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("heeded", [True, False])
+def test_a_new_notebook_from_elsewhere_is_changed_by_no_hook_until_its_person_asks(pair, heeded):
+    new = Pair(pair.project, "notebooks/02_from elsewhere").make(["x  =  1", "print( x )"])
+    new.py.unlink()
+    outputs, before = new.execute(), new.nb.read_bytes()
+    pair.project.git("add", "notebooks")
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    typed = f'ruff check --fix "{new.both[0]}"; ruff format "{new.both[0]}"; lab sync'
+    assert refused.returncode
+    assert typed in refused.stdout + refused.stderr
+    assert new.nb.read_bytes() == before
+    if not heeded:
+        for _ in range(2):
+            pair.project.git("add", "notebooks")
+            refused = pair.project.git("commit", "-m", "x", check=False)
+            assert refused.returncode
+            assert "type: lab sync" in refused.stdout + refused.stderr
+            assert new.nb.read_bytes() == before
+    pair.project.run("sh", "-ec", typed.removesuffix("; lab sync"), check=True)
+    pair.sync()
+    commit(pair.project, add=["notebooks"], times=1)
+    assert new.says() == ["x = 1", "print(x)"]
+    assert list(new.outputs().values()) == list(outputs.values())
+    assert_history_is_clean(pair.project)
+
+
+@pytest.mark.slow
+def test_line_breaks_in_prose_survive_the_formatter(pair):
+    pair.edit_nb("Some prose.", "Some prose,  \nand more  \nof it.")
+    for edit, old, new in ((pair.edit_nb, "= 3", "= 33"), (pair.edit_py, "of it.", "of that.")):
+        edit(old, new)
+        commit(pair.project, add=["notebooks"])
+        sources = ["".join(cell["source"]) for cell in pair.read()["cells"]]
+        assert any(source.startswith("Some prose,  \nand more  \nof ") for source in sources)
+    assert sources[3].endswith("of that.")
+    assert pair.sync() == ""
+    assert pair.project.git("status", "--short").stdout == ""
+
+
+@pytest.mark.slow
+def test_no_hook_rewrites_a_cell_and_so_costs_its_output(pair):
+    pair.edit_nb("first = 1", "import sys\nimport os\n\nfirst = 1")
+    pair.sync()
+    outputs = pair.execute()
+    pair.project.git("add", "notebooks")
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    assert "I001" in refused.stdout + refused.stderr
+    assert pair.outputs() == outputs
+    pair.edit_nb("import sys\nimport os", "import os\nimport sys")
+    pair.edit_nb("first = 1", "first = os, sys")
+    pair.sync()
+    commit(pair.project, add=["notebooks"], times=1)
 
 
 @pytest.mark.slow

@@ -93,6 +93,18 @@ def test_a_reformatted_cell_keeps_its_output_and_a_rewritten_one_does_not(pair):
     assert pair.outputs()['print("first")'] == ""
 
 
+def test_a_reformatted_cell_with_a_magic_keeps_its_output_too(pair):
+    pair.edit_nb("first = 1", "%matplotlib inline\nfirst =  1")
+    pair.sync()
+    pair.execute()
+    pair.edit_py("first =  1", "first = 1")
+    pair.sync()
+    assert pair.outputs()["%matplotlib inline\nfirst = 1"].startswith("run 1")
+    pair.edit_py("# %matplotlib inline", "# %matplotlib widget")
+    pair.sync()
+    assert pair.outputs()["%matplotlib widget\nfirst = 1"] == ""
+
+
 def test_a_moved_cell_takes_its_output_id_and_attachment_along(pair):
     nb = pair.read()
     nb["cells"][3]["attachments"] = {"a.png": {"image/png": "iVBORw0KGgo="}}

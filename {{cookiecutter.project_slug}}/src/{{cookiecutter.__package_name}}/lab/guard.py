@@ -16,15 +16,9 @@ from . import nbfilter
 from .project import LabError, git
 
 # What nbstripout strips by default, beside outputs and counts (its command line's own list).
-REFEREE_KEYS = [
-    "metadata.signature",
-    "metadata.widgets",
-    "cell.metadata.collapsed",
-    "cell.metadata.ExecuteTime",
-    "cell.metadata.execution",
-    "cell.metadata.heading_collapsed",
-    "cell.metadata.hidden",
-    "cell.metadata.scrolled",
+REFEREE_KEYS = ["metadata.signature", "metadata.widgets"] + [
+    f"cell.metadata.{key}"
+    for key in ("collapsed", "ExecuteTime", "execution", "heading_collapsed", "hidden", "scrolled")
 ]
 
 
@@ -39,17 +33,13 @@ class Finding(NamedTuple):
 
 def tracked(root: Path, revision: str | None) -> dict[str, str]:
     """Map the notebooks under `root`, and their `.py`, to blobs of `revision` or of the index."""
-    if revision is None:
-        entries = git(root, "ls-files", "-s", "-z").stdout
-    else:
-        entries = git(root, "ls-tree", "-r", "-z", revision, check=False).stdout
+    command = ("ls-tree", "-r", "-z", revision) if revision else ("ls-files", "-s", "-z")
     found = {}
-    for entry in entries.split("\0")[:-1]:
+    for entry in git(root, *command, check=not revision).stdout.split("\0")[:-1]:
         facts, path = entry.split("\t", 1)
-        mode, *rest = facts.split()
         paired = path.startswith("notebooks/") and path.endswith(".py")
-        if mode.startswith("100") and (paired or path.endswith(".ipynb")):
-            found[path] = rest[0] if revision is None else rest[1]  # mode sha stage; mode type sha
+        if facts.startswith("100") and (paired or path.endswith(".ipynb")):
+            found[path] = max(facts.split(), key=len)  # of mode, blob, stage; or mode, type, blob
     return found
 
 
@@ -160,31 +150,37 @@ def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) ->
     findings = list(_judge(root, index, head, stems)) if stems else []
     for finding in findings:
         print(f"{finding.path} {finding.what}\n    type: {finding.remedy}")
-    if fix and stems and _mend(root, index, stems, findings):
-        print("The files on disk are in step now: git add both halves, then commit again.")
-        return 1
-    return 1 if findings else 0
+    mended = fix and stems and _mend(root, index, head, stems, findings)
+    return 1 if findings or mended else 0
 
 
-def _mend(root: Path, index: dict, stems: set[str], findings: list[Finding]) -> bool:
+def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[Finding]) -> bool:
     """Bring pairs in step on disk: the refused ones, and those that a hook just reformatted."""
     from . import pairs
 
-    asked = _stems(f.path for f in findings if f.mendable)
-    held = _stems(f.path for f in findings if not f.mendable)
-    contents = _contents(root, [index[f"{s}.py"] for s in stems if f"{s}.py" in index])
-    for stem in stems - held:
-        script = root / f"{stem}.py"
-        if script.exists() and script.read_bytes() != contents.get(index.get(f"{stem}.py")):
-            asked.add(stem)
-    known = [stem for stem in pairs.stems(root) if stem.relative_to(root).as_posix() in asked]
-    changed = pairs.bring_in_step(root, known)[0] if known else []
-    if scripts := [name for name in changed if name.endswith(".py")]:
-        for task in (["check", "--fix"], ["format"]):  # or ruff's hook would refuse them next time
-            command = [sys.executable, "-m", "ruff", *task, "--quiet", *scripts]
-            subprocess.run(command, cwd=root, capture_output=True, check=False)
+    changed = git(root, "diff", "--name-only", "-z", "--diff-filter=M", "--", "notebooks/*.py")
+    asked = _stems(changed.stdout.split("\0")) & stems
+    asked |= _stems(f.path for f in findings if f.mendable)
+    asked -= _stems(f.path for f in findings if not f.mendable)
+    # a new notebook is as its author wrote it; but where one is gone, that one may be renamed
+    added = index.keys() - head.keys() if head.keys() <= index.keys() else set()
+    new = {stem for stem in asked if {f"{stem}.ipynb", f"{stem}.py"} <= added}
+    for stem in sorted(new):
+        print(f"{stem}.ipynb is new, and no hook changes it\n    type: lab sync")
+    known = [root / stem for stem in sorted(asked - new)]
+    known = [stem for stem in pairs.stems(root) if stem in known] if known else []
+    written = pairs.bring_in_step(root, known)[0]
+    scripts = {name for name in written if name.endswith(".py")}
+    if made := sorted(scripts - index.keys()):
+        names = " ".join(f'"{name}"' for name in made)
+        print(f"If ruff is to change them: ruff check --fix {names}; ruff format {names}; lab sync")
+    if edited := scripts & index.keys():  # or ruff's hook would refuse them next time
+        command = [sys.executable, "-m", "ruff", "format", "--quiet", *edited]
+        subprocess.run(command, cwd=root, capture_output=True, check=False)
         pairs.bring_in_step(root, known)
-    return bool(changed)
+    if written:
+        print("The files on disk are in step now: git add both halves, then commit again.")
+    return bool(written or new)
 
 
 def dirty_history(root: Path) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ PYTHON = {
     "language_info": {"name": "python"},
 }
 MEMORY_BYTES = 200_000_000  # of remembered outputs a notebook; beyond, the oldest are dropped
+SEARCHED = 50  # states of a notebook that a cell's outputs are looked for in: checkout waits for it
 
 
 def parse(data: bytes) -> dict | None:
@@ -87,13 +88,11 @@ def clean(data: bytes) -> bytes:
 
 
 def _cells(nb: dict):
-    """Yield each code cell with what identifies it: id, source, and which of several such."""
-    seen: dict[str, int] = {}
-    for cell in nb["cells"]:
-        if cell["cell_type"] == "code":
-            key = f"{cell.get('id', '')}\n{source(cell)}"
-            seen[key] = seen.get(key, 0) + 1
-            yield f"{seen[key]}\n{key}", cell
+    """Yield each code cell with what identifies it: id, source, and which of how many such."""
+    cells = [cell for cell in nb["cells"] if cell["cell_type"] == "code"]
+    keys = [f"{cell.get('id', '')}\n{source(cell)}" for cell in cells]
+    for number, key in enumerate(keys):
+        yield f"{keys[:number].count(key)} of {keys.count(key)}\n{key}", cells[number]
 
 
 def _name(content: str | bytes) -> str:
@@ -148,7 +147,7 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     exact = _newest(folder, end=f"-{_name(data)}.json")  # of any path: it may have been renamed
     exact.sort(key=lambda name: not os.path.basename(name).startswith(_name(path)))
     remembered: dict = {"metadata": {}, "cells": {}}
-    for name in exact[:1] or _newest(folder, _name(path), ".json"):
+    for name in exact[:1] or _newest(folder, _name(path), ".json")[:SEARCHED]:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
         for part, known in remembered.items():
@@ -156,7 +155,7 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     if not remembered["cells"]:
         return data
     for key, cell in _cells(nb):
-        if not cell.get("outputs") and key in remembered["cells"]:
+        if key in remembered["cells"]:  # before outputs that someone committed: git has those
             made = remembered["cells"][key]
             cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
     nb["metadata"].update(remembered["metadata"])

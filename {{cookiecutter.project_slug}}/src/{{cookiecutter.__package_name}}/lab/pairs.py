@@ -7,6 +7,7 @@ both last said, in a commit or after a sync.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -20,14 +21,20 @@ from .project import LabError, git, write_whole
 BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
 
 
-def read_half(path: Path) -> str | None:
-    """Read the `.py` at `path`; None if there is none, LabError if it is no text."""
+def _read(path: Path) -> bytes | None:
+    """Read a half; None if there is none."""
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _decoded(script: bytes | None) -> str | None:
+    """Return the text of a `.py`, if there is one; LabError if it is no text."""
+    try:
+        return None if script is None else script.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise LabError(f"{path.name} is not UTF-8; save it as UTF-8") from None
+        raise LabError("the .py is not UTF-8; save it as UTF-8") from None
 
 
 def stems(root: Path) -> list[Path]:
@@ -68,14 +75,13 @@ def write_pair(stem: Path, text: str, *old: dict) -> None:
 
 def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
     """Merge texts; return the result and whether it holds conflicts."""
+    labels, files = [], []
     with tempfile.TemporaryDirectory() as folder:
-        arguments = []
         for name, text in zip(names, (ours, base, theirs), strict=True):
-            path = Path(folder, str(len(arguments)))
-            path.write_bytes(text.encode("utf-8", "surrogateescape"))
-            arguments.append((name, str(path)))
-        labels = [part for name, _ in arguments for part in ("-L", name)]
-        done = git(root, "merge-file", "-p", *labels, *(path for _, path in arguments), check=False)
+            labels += ["-L", name]
+            files.append(str(Path(folder, str(len(files)))))
+            Path(files[-1]).write_bytes(text.encode("utf-8", "surrogateescape"))
+        done = git(root, "merge-file", "-p", *labels, *files, check=False)
     if not 0 <= done.returncode < 128:
         raise LabError(f"git merge-file failed: {done.stderr.strip()}")
     return done.stdout, done.returncode > 0
@@ -141,25 +147,24 @@ def _renamed(root: Path) -> list[tuple[int, str]]:
 
 def _synced(root: Path, name: str) -> tuple[int, str] | None:
     """Return when, and what, both halves said after the last sync that wrote one."""
-    for folder in sorted(_backups(root).glob("*[0-9]"), reverse=True):
-        text = read_half(folder / "after" / f"{name}.py")
+    for after in sorted(_backups(root).glob("*[0-9]/after"), reverse=True):
+        text = _decoded(_read(after / f"{name}.py"))
         if text is not None:
-            return int(folder.name), normal(text)
+            return int(after.parent.name.split("-")[0]), normal(text)
     return None
 
 
-def _plan(root: Path, stem: Path) -> dict[Path, bytes]:
-    """Say what brings a pair in step: the files' content, if any; LabError if a person must."""
-    notebook, script = Path(f"{stem}.ipynb"), Path(f"{stem}.py")
-    name = stem.relative_to(root).as_posix()
-    text = read_half(script)
-    data = notebook.read_bytes() if notebook.exists() else None
+def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
+    """Say what brings two halves in step: their content, if any; LabError if a person must."""
+    (notebook, data), (script, raw) = halves.items()
+    name = script.relative_to(root).with_suffix("").as_posix()
+    text = _decoded(raw)
     if data is None or text is None:
         gone = notebook if data is None else script
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
             raise LabError("one half is gone: delete or rename the other, too (git rm, git mv), or "
                            f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
-        text = text_of(data) if text is None else text
+        text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     if has_markers(text):
         raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
@@ -193,47 +198,51 @@ def _backups(root: Path) -> Path:
     return root / (".lab-backup" if done.returncode else done.stdout.strip())
 
 
-def _write(root: Path, files: dict[Path, bytes]) -> list[str]:
-    """Write those files that differ, after a backup; return their names."""
-    folder = _backups(root) / str(time.time_ns())
+def _step(root: Path, stem: Path, backup: Path) -> list[str]:
+    """Bring one pair in step, after a backup; return the names of the files that were written."""
+    while True:
+        halves = {path: _read(path) for path in (Path(f"{stem}.ipynb"), Path(f"{stem}.py"))}
+        files = _plan(root, halves)
+        before = {path: halves[path] for path in files if halves[path] is not None}
+        _keep(root, backup / "before", before)
+        # whoever saved a half meanwhile, Jupyter or another sync, is not to be overwritten
+        if all(_read(path) == content for path, content in halves.items()):
+            break
     changed = []
-    for path, after in files.items():
-        name = path.relative_to(root).as_posix()
-        before = path.read_bytes() if path.exists() else None
-        if before is None or before.replace(b"\r\n", b"\n") != after:
-            changed.append(name)
-        for kind, content in (("before", before), ("after", after)):
-            if content is not None:
-                (folder / kind / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / kind / name).write_bytes(content)
-    for name in changed:
-        write_whole(root / name, files[root / name])
-    for old in sorted(folder.parent.iterdir())[:-BACKUPS]:
-        shutil.rmtree(old, ignore_errors=True)
+    for path, content in files.items():
+        if path not in before or before[path].replace(b"\r\n", b"\n") != content:
+            write_whole(path, content)
+            changed.append(path.relative_to(root).as_posix())
+    _keep(root, backup / "after", files)  # last: the next sync takes it for what both halves said
     return changed
+
+
+def _keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:
+    """Copy files into a folder of the backup."""
+    for path, content in files.items():
+        copy = folder / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(copy, content)
 
 
 def _undo(root: Path) -> int:
     """Put back what the last sync replaced."""
-    folder = max(_backups(root).glob("*[0-9]"), default=None)
-    if folder is None:
+    after = max(_backups(root).glob("*[0-9]/after"), default=None)
+    if after is None:
         raise LabError("there is no sync to undo")
-    names = [path.relative_to(folder / "after") for path in (folder / "after").rglob("*.*")]
+    names = [path.relative_to(after) for path in after.rglob("*.*")]
+    before = after.with_name("before")
     for name in names:
-        if (
-            not (root / name).exists()
-            or (root / name).read_bytes() != (folder / "after" / name).read_bytes()
-        ):
-            raise LabError(
-                f"{name} was changed since; what sync replaced is in {folder / 'before'}"
-            )
+        if _read(root / name) != (after / name).read_bytes():
+            raise LabError(f"{name} was changed since; what sync replaced is in {before}")
     for name in names:
-        if (before := folder / "before" / name).exists():
-            write_whole(root / name, before.read_bytes())
-        else:
+        content = _read(before / name)
+        if content is None:
             (root / name).unlink()
+        else:
+            write_whole(root / name, content)
         print(f"{name.as_posix()}: as before the last sync")
-    folder.rename(folder.with_suffix(".undone"))
+    after.parent.rename(after.parent.with_suffix(".undone"))
     return 0
 
 
@@ -262,15 +271,16 @@ def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
 
 def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
     """Bring the pairs `found` under `root` in step; return files written and number of refusals."""
-    files: dict[Path, bytes] = {}
-    refused = 0
+    changed, refused = [], 0
+    backup = _backups(root) / f"{time.time_ns()}-{os.getpid()}"  # of this sync alone
     for stem in found:
         try:
-            files.update(_plan(root, stem))
+            changed += _step(root, stem, backup)
         except LabError as error:
             print(f"{stem.relative_to(root).as_posix()}: {error}")
             refused += 1
-    changed = _write(root, files) if files else []
     for name in changed:
         print(f"{name}: brought in step")
+    for old in sorted(backup.parent.glob("*"))[:-BACKUPS]:
+        shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
     return changed, refused

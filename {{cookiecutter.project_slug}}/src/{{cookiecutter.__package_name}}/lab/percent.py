@@ -7,9 +7,11 @@ here, because an output must never stand under a cell that did not make it.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -43,26 +45,37 @@ def node(nb: dict) -> Any:
 
 
 def _said(cell: dict) -> str:
-    """Return a cell's source without blank lines at its ends: only spacing in a `.py`."""
-    return nbfilter.source(cell).strip("\n")
+    """Return a cell's source without what is only spacing in a `.py`.
+
+    Blank lines at its ends; and at the ends of prose's lines white space, which ruff takes away.
+    """
+    said = nbfilter.source(cell).strip("\n")
+    return said if cell.get("cell_type") == "code" else re.sub(r"(?m)[ \t]+$", "", said)
 
 
-def _text(nb: dict) -> str:
+def _lines(cell: dict, before: dict) -> list[str]:
+    """Return a cell's source; lines of prose keep the white space that they ended in `before`."""
+    lines = nbfilter.source(cell).strip("\n").split("\n")
+    if cell["cell_type"] != "code":
+        ends = {line.rstrip(): line for line in nbfilter.source(before).split("\n")}
+        lines = [ends.get(line, line) for line in lines]
+    return "\n".join(lines).splitlines(keepends=True)
+
+
+def _text(nb: dict, said: Callable = _said) -> str:
     """Write a notebook's cells as percent text, in the one form that jupytext gives them."""
-    cells = [{**cell, "source": _said(cell)} for cell in nbfilter.strip(nb)["cells"]]
+    cells = [{**cell, "source": said(cell)} for cell in nbfilter.strip(nb)["cells"]]
     bare = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
     return _jupytext().writes(node(bare), fmt=dict(FORMAT))
 
 
-def text_of(data: bytes) -> str:
-    """Return the percent text of `data`, an `.ipynb`; LabError if there is no reading it."""
+def text_of(data: bytes, said: Callable = _said) -> str:
+    """Return the percent text of `data`, an `.ipynb`, by what `said` returns; else LabError."""
     nb = nbfilter.parse(data)
     if nb is None:
-        raise LabError(
-            "it is no notebook of nbformat 4; restore it with git, or save it in Jupyter"
-        )
+        raise LabError("it is no notebook of nbformat 4; restore it with git, or save it anew")
     try:
-        return _text(nb)
+        return _text(nb, said)
     except Exception as error:  # jupytext raises whatever its parsers do
         raise LabError(f"jupytext cannot read it ({error}); save it in Jupyter again") from error
 
@@ -85,8 +98,10 @@ def has_markers(text: str) -> bool:
 
 def _same_program(new: str, old: str) -> bool:
     """Tell whether a cell was at most reformatted or commented, so that its outputs are its."""
+    # magics are no Python, and a formatter leaves them alone: so as strings
+    a, b = (re.sub(r"(?m)^(\s*)([%!].*)", lambda m: m[1] + repr(m[2]), s) for s in (new, old))
     try:
-        return new == old or ast.dump(ast.parse(new)) == ast.dump(ast.parse(old))
+        return new == old or ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
     except (SyntaxError, ValueError, RecursionError):
         return False
 
@@ -163,7 +178,7 @@ def build(text: str, *old: dict) -> dict:
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
         if _said(before) != _said(cell):
-            made["source"] = _said(cell).splitlines(keepends=True)
+            made["source"] = _lines(cell, before)
         if cell.cell_type == "code" and not (
             i in known and _same_program(_said(cell), _said(before))
         ):

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from . import nbfilter, pairs
-from .project import LabError, git, package_of, project_env
+from .project import LabError, git, package_of, project_env, write_whole
 
 HOOKS = ("pre-commit", "pre-merge-commit", "pre-push")
 COMMON = '"$(git rev-parse --git-common-dir)"'  # of all worktrees; git runs us at the tree's top
@@ -56,26 +55,11 @@ def _git_dir(root: Path, name: str) -> Path:
     return root / git(root, "rev-parse", "--git-common-dir").stdout.strip() / name
 
 
-def _make_repository(root: Path) -> None:
-    """Make the root the top of a repository of its own."""
-    git(root, "init", "--quiet", "--initial-branch=main")
-    print(f"git: made a repository in {root}")
-
-
-def _first_commit(root: Path) -> None:
-    """Commit everything, if nothing is committed yet."""
-    if not git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
-        return
-    git(root, "add", "--all")
-    git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
-    print("git: made the first commit")
-
-
 def _filter(root: Path) -> None:
     """Copy the filter into the git directory and tell git of it."""
     script = _git_dir(root, "lab/nbfilter.py")
     script.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(Path(nbfilter.__file__), script)
+    write_whole(script, Path(nbfilter.__file__).read_bytes())  # git may be running it just now
     for key, value in _settings(root).items():
         git(root, "config", key, value)
     print("git: notebooks are stripped on commit, shown and merged by their cells")
@@ -83,9 +67,10 @@ def _filter(root: Path) -> None:
 
 def _hooks(root: Path) -> bool:
     """Install the hooks and build their environment, once; say what stands in the way."""
-    taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout.split()
+    taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout
     if taken:
-        print(f"hooks: core.hooksPath is set to {taken[-1]} ({taken[0]}), and pre-commit cannot "
+        origin, path = taken.strip().split("\t")
+        print(f"hooks: core.hooksPath is set to {path} ({origin}), and pre-commit cannot "
               "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
               "it is set there), then lab setup; or call from the hooks there: pre-commit run "
               "--hook-stage pre-commit")  # fmt: skip
@@ -135,10 +120,14 @@ def setup(root: Path) -> int:
         )
     top = git(root, "rev-parse", "--show-toplevel", check=False).stdout.strip()
     if not top or Path(top).resolve() != root.resolve():
-        _make_repository(root)
+        git(root, "init", "--quiet", "--initial-branch=main")
+        print(f"git: made a repository in {root}")
     _filter(root)
     stepped = pairs.sync(root, []) == 0
-    _first_commit(root)
+    if git(root, "rev-parse", "--verify", "--quiet", "HEAD", check=False).returncode:
+        git(root, "add", "--all")
+        git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
+        print("git: made the first commit")
     hooked = _hooks(root)
     return 0 if hooked and stepped else 1
 
