@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from datasets import write_cifar10, write_fashion_mnist, write_folder
 from training import outcome, outcomes
@@ -21,13 +22,19 @@ FOLDER = ["--dataset", "folder", "--data-dir", "data", "--image-size", "16", "--
 )
 def test_a_data_set_in_torchvision_s_files_trains(repository, dataset, write, sizes):
     write(repository.root / "data")
-    repository.train("--dataset", dataset, "--epochs", "3", check=True)
+    repository.train("--dataset", dataset, "--epochs", "20", check=True)
     (run,) = repository.runs()
     data = json.loads((run / "data.json").read_text())
     assert list(data["sizes"].values()) == sizes
     assert len(data["class_names"]) == 10
     assert [sum(counts) for counts in data["class_counts"].values()] == sizes
-    assert outcome(run)["result"]["test_accuracy"] > 0.3  # chance is 0.1
+    with np.load(run / "predictions.npz") as stored:
+        images, labels = stored["sample_images"], stored["sample_labels"]
+    brightness = images[:, : images.shape[1] // 2].mean((1, 2, 3))  # tells the class
+    assert (np.abs(brightness - 29.5 - labels * 19) < 5).all()  # each image has its own label
+    # Twelve steps learn little, and how much differs with the CPU; 80 steps gave 0.83 or more in
+    # each of seven seeds. Chance is 0.1.
+    assert outcome(run)["result"]["test_accuracy"] > 0.5
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "fashion_mnist"])
