@@ -1,6 +1,11 @@
 """Data sets as people have them: in the real formats, damaged, missing, and too large."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -92,6 +97,26 @@ assert run(again) == 0, open("../output.txt").read()
     script(repository, body, argv=FOLDER)
     whole, cut = (outcome(next((repository.root / name).glob("2*"))) for name in ("whole", "cut"))
     assert whole == cut
+
+
+def test_a_signal_to_the_workers_too_still_saves(repository):
+    """Slurm and `timeout` signal every process of a job, those that read images as well."""
+    write_folder(repository.root / "data")
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *FOLDER[:-4], "--epochs", "60", "--batch-size", "32",
+         "--memory-limit-mb", "0"],
+        cwd=repository.root, env=repository.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    time.sleep(0.2)  # the next epoch's workers are at work
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.stdout.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM, said
+    assert "stopped by a signal" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("limit", ["4096", "0"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -166,6 +167,13 @@ class _Files(torch.utils.data.Dataset):
             return error
 
 
+def _outlive_signals(_worker: int) -> None:
+    """Leave to the training process what a queue sends to all: it saves, then ends its workers."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def _read_ahead(
     split: Any, indices: list[Tensor], workers: int, device: torch.device
 ) -> Iterator[Tensor]:
@@ -176,6 +184,7 @@ def _read_ahead(
         num_workers=workers,
         collate_fn=list,
         generator=torch.Generator(),  # making a loader must not move the global one
+        worker_init_fn=_outlive_signals,
     )
     for images in loader:
         for image in images:
