@@ -83,6 +83,11 @@ BAD = {
 }
 
 
+def test_a_seed_of_128_bits_is_taken(repository):
+    """What NumPy recommends: `secrets.randbits(128)`."""
+    repository.train("--epochs", "1", "--seed", 2**127, "--split-seed", 2**127, check=True)
+
+
 WRONG = (("--epochs", "many"), ("--epoch-count", "3"), ("--amp", "fp16"))
 
 

@@ -163,6 +163,23 @@ def test_the_notebook_goes_on_with_run_and_resume(repository, whole):
     assert outcome(only_run(repository)) == whole
 
 
+def test_a_run_that_another_process_trains_is_not_taken_from_it(repository):
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--epochs", "1000"],
+        cwd=repository.root, env=repository.env, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    done = repository.train("--resume", "latest")
+    process.kill()
+    process.communicate()
+    assert done.returncode == 2
+    assert f"another process trains {only_run(repository).name}" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    repository.train("--resume", "latest", "--stop-after-epochs", "1", check=True)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "one byte changed", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(repository, whole, damage):
     run = stopped(repository, "--checkpoint-minutes", "0")

@@ -218,7 +218,8 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
         choices = ", ".join(sorted(DATASETS))
         raise UserError(f"unknown data set {config.dataset!r}; choose from {choices}")
     splits = DATASETS[config.dataset](config, options)
-    generator = torch.Generator().manual_seed(config.split_seed)  # not the one of the weights
+    generator = torch.Generator()  # not the one of the weights
+    generator.manual_seed(config.split_seed % 2**64)
     for name, share in (("test", 0.2), ("validation", 0.1)):
         if getattr(splits, name) is None:
             order = torch.randperm(len(splits.train), generator=generator)

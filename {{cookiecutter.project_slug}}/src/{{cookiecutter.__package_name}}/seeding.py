@@ -24,7 +24,7 @@ def seed_everything(seed: int) -> None:
     """Seed Python, NumPy, and PyTorch on the CPU and all GPUs, by any `seed` of 0 or more."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - a user's code may draw from the global one
-    torch.manual_seed(seed)
+    torch.manual_seed(seed % 2**64)
 
 
 def make_repeatable(deterministic: bool, threads: int) -> None:

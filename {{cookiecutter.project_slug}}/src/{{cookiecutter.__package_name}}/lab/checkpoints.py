@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -11,7 +12,9 @@ import threading
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from .project import LabError
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError,
            pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
@@ -19,7 +22,7 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slur
 
 
 class Checkpoints:
-    """Saves the state of a run now and then, and reads the newest one that is whole.
+    """Saves the state of a run now and then; no other process may meanwhile.
 
     Parameters
     ----------
@@ -32,6 +35,7 @@ class Checkpoints:
     def __init__(self, folder: Path, minutes: float):
         self.folder, self.minutes = folder, minutes
         self._last = time.monotonic()
+        self._lock = _lock(folder)
 
     def due(self) -> bool:
         """Say whether the time for the next checkpoint has come."""
@@ -57,30 +61,27 @@ class Checkpoints:
         _flush_folder(self.folder)
         self._last = time.monotonic()
 
-    def load(self) -> dict[str, Any] | None:
-        """Read the newest checkpoint that is whole.
 
-        Returns
-        -------
-        dict or None
-            Tensors on the CPU; `None` where no checkpoint can be read.
-        """
-        import torch
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint in `folder` that is whole.
 
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            try:
-                with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-                    if archive.testzip():
-                        raise zipfile.BadZipFile("a checksum differs")
-                # weights_only: a file from a stranger runs no code
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except DAMAGED as error:
-                reason = (str(error) or repr(error)).splitlines()[0]
-                print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
-        return None
+    Tensors come to the CPU; it is `None` where no checkpoint can be read.
+    """
+    import torch
+
+    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
+        if not path.exists():
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                if archive.testzip():
+                    raise zipfile.BadZipFile("a checksum differs")
+            # weights_only: a file from a stranger runs no code
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except DAMAGED as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
+    return None
 
 
 class StopSignals:
@@ -104,6 +105,23 @@ class StopSignals:
     def _note(self, number: int, _frame: object) -> None:
         """Remember the signal; the loop looks after every step."""
         self.received = int(number)
+
+
+def _lock(folder: Path) -> TextIO:
+    """Take a run for this process; the system gives it back when the process ends, however."""
+    file = (folder / ".lock").open("a")
+    with contextlib.suppress(ImportError):  # Windows: two processes are the user's own care
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would hold it
+        except OSError as error:  # other errors: a file system that has no locks
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise LabError(
+                    f"another process trains {folder.name}; stop it, or name another run "
+                    f"(if there is none, remove {file.name})"
+                ) from None
+    return file
 
 
 def _write(path: Path, state: dict[str, Any]) -> Path:
