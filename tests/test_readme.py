@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TEMPLATE
+from notebook_pairs import HOOKS_HOME, build_hooks
 
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
@@ -68,6 +69,24 @@ def test_what_is_typed_after_generating_is_what_the_readme_says(readme, tmp_path
     shown = [line.strip() for line in done.stdout.splitlines() if line.startswith("  ")]
     _, commands = BLOCK.findall(section(readme, "From a clone to a verified run"))[0]
     assert shown == ["cd digits-lab", *commands.splitlines()]
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_second_experiment_is_new_edit_report_commit_and_the_checks_are_content(repository):
+    build_hooks(repository)
+    home = {"PRE_COMMIT_HOME": str(HOOKS_HOME)}
+    repository.lab("setup", check=True, env=home)
+    repository.lab("new", "Does a smaller learning rate help?", check=True)
+    (half,) = (repository.root / "notebooks").glob("02_*.py")
+    text = half.read_text(encoding="utf-8").replace("epochs = 30", "epochs = 2")
+    half.write_text(re.sub(r"\*\*To write:\*\*.*", "At least 90%.", text), encoding="utf-8")
+    repository.lab("report", "02", "--readme", check=True)
+    repository.git("add", "notebooks", "reports", "README.md")
+    repository.git("commit", "-m", "a second experiment", env=home)
+    checked = repository.lab("check", "--strict")
+    assert checked.returncode == 0, checked.stdout
+    assert repository.git("status", "--porcelain").stdout == ""
 
 
 def test_the_table_names_every_command_and_option_that_there_is(readme, pristine):

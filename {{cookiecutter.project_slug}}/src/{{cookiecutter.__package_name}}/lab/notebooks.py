@@ -117,7 +117,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     if source:
         old = pairs.find_notebook(root, source).with_suffix(".py")
         text = _start_from(old.read_text(encoding="utf-8-sig"), text)
-    pairs.write_pair(folder / stem, text.replace("# # TITLE", f"# # {title}", 1))
+    pairs.write_pair(root, folder / stem, text.replace("# # TITLE", f"# # {title}", 1))
     print(f"wrote notebooks/{stem}.py and .ipynb; write section 1, then: lab report {stem}")
     return 0
 

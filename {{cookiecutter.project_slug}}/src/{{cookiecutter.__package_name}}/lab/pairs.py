@@ -29,12 +29,17 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _decoded(script: bytes | None) -> str | None:
+def _decoded(script: bytes | None, name: str) -> str | None:
     """Return the text of a `.py`, if there is one; LabError if it is no text."""
     try:
         return None if script is None else script.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError:
-        raise LabError("the .py is not UTF-8; save it as UTF-8") from None
+        raise LabError(f"{name} is not UTF-8; save it as UTF-8") from None
+
+
+def read_half(path: Path) -> str | None:
+    """Read the `.py` at `path`; None if there is none, LabError if it is no text."""
+    return _decoded(_read(path), path.name)
 
 
 def stems(root: Path) -> list[Path]:
@@ -67,10 +72,10 @@ def find_notebook(root: Path, name: str) -> Path:
     raise LabError(f"no notebook {name!r}; there are: {names}")
 
 
-def write_pair(stem: Path, text: str, *old: dict) -> None:
-    """Write both halves of the pair `stem` from percent `text`; `old` as for `percent.build`."""
-    write_whole(Path(f"{stem}.ipynb"), nbfilter.dumps(build(text, *old)))
+def write_pair(root: Path, stem: Path, text: str) -> None:
+    """Write a new pair `stem` under `root` from percent `text`, so that edits of it are known."""
     write_whole(Path(f"{stem}.py"), text)
+    _step(root, stem, _new_backup(root))
 
 
 def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
@@ -148,7 +153,7 @@ def _renamed(root: Path) -> list[tuple[int, str]]:
 def _synced(root: Path, name: str) -> tuple[int, str] | None:
     """Return when, and what, both halves said after the last sync that wrote one."""
     for after in sorted(_backups(root).glob("*[0-9]/after"), reverse=True):
-        text = _decoded(_read(after / f"{name}.py"))
+        text = read_half(after / f"{name}.py")
         if text is not None:
             return int(after.parent.name.split("-")[0]), normal(text)
     return None
@@ -158,7 +163,7 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     """Say what brings two halves in step: their content, if any; LabError if a person must."""
     (notebook, data), (script, raw) = halves.items()
     name = script.relative_to(root).with_suffix("").as_posix()
-    text = _decoded(raw)
+    text = _decoded(raw, script.name)
     if data is None or text is None:
         gone = notebook if data is None else script
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
@@ -196,6 +201,11 @@ def _backups(root: Path) -> Path:
     """Return the folder of this worktree's backups."""
     done = git(root, "rev-parse", "--git-path", "lab/backup", check=False)
     return root / (".lab-backup" if done.returncode else done.stdout.strip())
+
+
+def _new_backup(root: Path) -> Path:
+    """Return a folder for the backup of one sync alone."""
+    return _backups(root) / f"{time.time_ns()}-{os.getpid()}"
 
 
 def _step(root: Path, stem: Path, backup: Path) -> list[str]:
@@ -272,7 +282,7 @@ def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
 def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
     """Bring the pairs `found` under `root` in step; return files written and number of refusals."""
     changed, refused = [], 0
-    backup = _backups(root) / f"{time.time_ns()}-{os.getpid()}"  # of this sync alone
+    backup = _new_backup(root)
     for stem in found:
         try:
             changed += _step(root, stem, backup)

@@ -250,7 +250,7 @@ class Record:
 
 
 def all_records(runs_dir: Path) -> list[Record]:
-    """Return the runs below a folder, oldest first, unfinished and damaged ones among them."""
+    """Return the runs in `runs_dir`, oldest first, unfinished and damaged ones among them."""
     if not runs_dir.is_dir():
         return []
     folders = (path for path in runs_dir.iterdir() if path.name[:1].isdigit() and path.is_dir())
