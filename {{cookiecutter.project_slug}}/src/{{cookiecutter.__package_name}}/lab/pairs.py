@@ -110,8 +110,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
     if all(nb and is_paired(nb) for nb in notebooks):
-        names = ("ours", "base", "theirs")
-        merged, conflict = _merge(Path.cwd(), names, *(text_of(data) for data in contents))
+        texts = (text_of(data) for data in contents)
+        merged, conflict = _merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
             write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
@@ -143,11 +143,10 @@ def _committed(root: Path, name: str) -> tuple[int, str] | None:
 
 def _renamed(root: Path) -> list[tuple[int, str]]:
     """Return what the pairs said that the last commit has and the disk has not."""
-    names = git(root, "ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks", check=False).stdout
-    gone = [
-        name for name in names.split("\0") if name.endswith(".py") and not (root / name).exists()
-    ]
-    return [found for name in gone if (found := _committed(root, name.removesuffix(".py")))]
+    wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
+    names = git(root, *wanted, check=False).stdout.split("\0")
+    gone = [name[:-3] for name in names if name.endswith(".py") and not (root / name).exists()]
+    return [found for name in gone if (found := _committed(root, name))]
 
 
 def _synced(root: Path, name: str) -> tuple[int, str] | None:

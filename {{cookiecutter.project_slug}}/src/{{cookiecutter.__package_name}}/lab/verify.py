@@ -164,9 +164,10 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
         if prints[0] != prints[1]:
             causes["data"] = [f"the contents changed: fingerprint {prints[0]} -> {prints[1]}"]
     else:  # it ended before its record began
-        now = environment.packages() if rerun.python == sys.executable else None
-        recorded = old.environment.get("packages")
-        surroundings = environment.differences({"packages": recorded}, {"packages": now or recorded})
+        recorded = {"packages": old.environment.get("packages")}
+        here = rerun.python == sys.executable
+        now = {"packages": environment.packages()} if here else recorded
+        surroundings = environment.differences(recorded, now)
     code = worktree.differences(rerun.root, old.code) + _strays(old, again)
     for stop in old.code.get("resumes", []):
         code += [f"at epoch {stop.get('epoch')}: {change}" for change in stop.get("changes", [])]
