@@ -119,6 +119,34 @@ def test_a_signal_to_the_workers_too_still_saves(repository):
     assert "Traceback" not in said
 
 
+def test_one_validation_image_still_chooses_the_best_epoch(repository):
+    write_folder(repository.root / "data", ("train", "test"))
+    one = next((repository.root / "data" / "train" / "dark").iterdir())
+    place = repository.root / "data" / "val" / "dark" / one.name
+    place.parent.mkdir(parents=True)
+    one.rename(place)
+    done = repository.train(*FOLDER, check=True)
+    assert "Warning" not in done.stderr
+    (run,) = repository.runs()
+    losses = [row["validation_loss"] for row in outcome(run)["metrics"]]
+    assert losses[0] != losses[1]
+    assert outcome(run)["result"]["best_epoch"] == 1 + losses.index(min(losses))
+
+
+def test_a_run_goes_on_with_no_other_data_than_it_began_with(repository):
+    write_folder(repository.root / "data")
+    repository.train(*FOLDER, "--stop-after-epochs", "1", check=True)
+    image = next((repository.root / "data" / "train" / "dark").iterdir())
+    content = image.read_bytes()
+    image.write_bytes(next((repository.root / "data" / "train" / "bright").iterdir()).read_bytes())
+    done = repository.train("--resume", "latest", "--data-dir", "data")
+    assert done.returncode == 2
+    assert "was begun with other data" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    image.write_bytes(content)
+    repository.train("--resume", "latest", "--data-dir", "data", check=True)
+
+
 @pytest.mark.parametrize("limit", ["4096", "0"])
 def test_a_corrupt_image_is_named(repository, limit):
     write_folder(repository.root / "data")

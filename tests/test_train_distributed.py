@@ -1,5 +1,6 @@
 """Two real processes train one model, by torchrun and gloo."""
 
+import json
 import os
 import re
 import signal
@@ -48,6 +49,47 @@ def test_two_processes_give_the_same_bits_again_also_when_stopped_in_mid_epoch(r
     assert int(where[1]) >= 2
     whole, cut = map(outcome, repository.runs())
     assert whole == cut
+
+
+COUNTED = """
+import sys
+sys.path.insert(0, ".")
+import train
+saved = []
+save = train.Checkpoints.save
+train.Checkpoints.save = lambda self, *state, **more: saved.append(1) or save(self, *state, **more)
+signals, *argv = sys.argv[1:]
+after = train.Training.save_if_asked
+def save_if_asked(self, started):
+    if signals == "stop" and (self.progress.epoch, self.progress.step, self.world.rank) == (0, 7, 1):
+        self.stop.received = 15
+    after(self, started)
+train.Training.save_if_asked = save_if_asked
+record, _ = train.main(argv)
+if record:
+    print("saved", len(saved))
+"""
+
+
+def test_three_processes_go_on_to_the_same_bits_and_save_no_more_often_than_asked(repository):
+    """Three numbers can be added in different orders; two cannot."""
+    (repository.root / ".gitignore").open("a").write("counted.py\n")
+    (repository.root / "counted.py").write_text(COUNTED)
+
+    def three(signals, *arguments):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+        return repository.python(*launcher, "counted.py", signals, *arguments)
+
+    options = ["--epochs", "2", "--batch-size", "63"]
+    assert three("whole", *options).returncode == 0
+    assert three("stop", *options).returncode == 1
+    minutes = 0.2 / 60
+    done = three("whole", "--resume", "latest", "--checkpoint-minutes", f"{minutes:.5f}")
+    assert done.returncode == 0, done.stderr
+    whole, cut = map(outcome, repository.runs())
+    assert whole == cut
+    rows = json.loads((repository.runs()[1] / "result.json").read_text())
+    assert int(re.search(r"saved (\d+)", done.stdout)[1]) <= 2 + rows["seconds"] / 0.2
 
 
 def test_a_run_goes_on_with_as_many_processes_as_it_began_with(repository):

@@ -138,11 +138,30 @@ train.Training.save_if_asked = save_if_asked
 '''
 assert run(["--epochs", "3", "--runs-dir", "whole"]) == 0
 assert run(["--epochs", "3", "--runs-dir", "cut"], stop_at) == 143
+assert run(["--resume", "latest", "--runs-dir", "cut", "--stop-after-epochs", "1"]) == 0  # is past
 assert run(["--resume", "latest", "--runs-dir", "cut"]) == 0, open("../output.txt").read()
 """
     script(repository, body)
     whole, cut = (outcome(next((repository.root / name).glob("2*"))) for name in ("whole", "cut"))
     assert whole == cut
+
+
+LOGITS = """
+real = train.build_model
+def build_model(*arguments):
+    model = real(*arguments)
+    model[-1].register_forward_hook(lambda module, _, logits: logits * 1000)
+    return model
+train.build_model = build_model
+"""
+
+
+def test_probabilities_that_round_to_zero_do_not_stop_the_choice_of_the_best_epoch(repository):
+    (run,) = outcomes(repository, ["--epochs", "3"], before=LOGITS)
+    losses = [row["validation_loss"] for row in run["metrics"]]
+    best = min(losses)
+    assert best > 0.1  # some image's class has a probability of 0 in float32
+    assert run["result"]["best_epoch"] >= 1 + losses.index(best)
 
 
 @pytest.mark.slow

@@ -25,13 +25,12 @@ from {{cookiecutter.__package_name}}.batches import TrainingBatches, evaluation_
 from {{cookiecutter.__package_name}}.config import Config, RunOptions, UserError
 from {{cookiecutter.__package_name}}.data import Split, Splits, load_splits
 from {{cookiecutter.__package_name}}.distributed import World, join_world
-from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals
+from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals, load_newest
 from {{cookiecutter.__package_name}}.lab.project import LabError
-from {{cookiecutter.__package_name}}.lab.records import Record, find, weights_sha256
-from {{cookiecutter.__package_name}}.models import build_model
+from {{cookiecutter.__package_name}}.lab.records import Record, find, fingerprint, weights_sha256
+from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
 ORDER, LOOP = 1, 2  # two streams of random numbers from one seed
-NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
@@ -45,9 +44,9 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
     except (UserError, LabError) as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in NO_WRITING:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        message = f"{error.filename}: {error.strerror}; make room, then --resume latest"
+        message = f"{error}; mend that, then go on with --resume RUN"
     print(f"train.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -69,14 +68,16 @@ def run(argv: list[str] | None) -> tuple[Record | None, nn.Module]:
     seeding.make_repeatable(config.deterministic, config.threads)
     seeding.seed_everything(config.seed)
     splits = load_splits(config, options).to(world.device)
-    with StopSignals() as signals:
-        training = Training(config, options, splits, world, signals)
+    with StopSignals() as stop:
+        training = Training(config, options, splits, world, stop)
         if record:
             training.go_on(record)
         elif world.rank == 0:
             training.begin(sys.argv[1:] if argv is None else argv)
         if training.fit():
             training.test()
+        elif training.record:
+            print(f"stopped as asked; go on with --resume {training.record.id}")
     return training.record, training.model
 
 
@@ -98,19 +99,14 @@ class Training:
     """The model, what moves it, and how far it is."""
 
     def __init__(
-        self,
-        config: Config,
-        options: RunOptions,
-        splits: Splits,
-        world: World,
-        signals: StopSignals,
+        self, config: Config, options: RunOptions, splits: Splits, world: World, stop: StopSignals
     ):
         self.config, self.options, self.splits = config, options, splits
-        self.world, self.signals = world, signals
+        self.world, self.stop = world, stop
         seeding.seed_everything(config.seed)  # reading the data may have drawn
         model = build_model(config.model, splits.input_shape, len(splits.class_names))
         self.model = model.to(world.device)
-        self.parallel = world.wrap(self.model)
+        self.parallel = world.wrap(self.model, splits.input_shape)
         self.batches = TrainingBatches(splits, config, world, options.workers)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
@@ -124,8 +120,7 @@ class Training:
         self.amp = torch.autocast(world.device.type, torch.bfloat16, config.amp == "bf16")
         self.progress = Progress()
         self.sums = torch.zeros(3, device=world.device)  # loss, accuracy, norm of the gradients
-        self.generators: dict | None = None  # their states within an epoch, from a checkpoint
-        self.record: Record | None = None
+        self.record: Record | None = None  # rank 0 alone has one
         self.checkpoints: Checkpoints | None = None
 
     def begin(self, argv: list[str]) -> None:
@@ -140,23 +135,25 @@ class Training:
             argv=argv,
             world_size=self.world.size,
         )
-        self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes)
+        self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
     def go_on(self, record: Record) -> None:
         """Take up an unfinished run where its last checkpoint left it."""
-        size = record.environment.get("world_size", 1)
-        if size != self.world.size:
+        if (size := record.environment.get("world_size", 1)) != self.world.size:
             raise UserError(f"{record.id} was begun by {size} processes; go on with as many")
-        self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes)
-        state = self.checkpoints.load()
-        if state:
+        if self.world.rank == 0:
+            cache, folder = record.path.parent / ".fingerprints.json", self.splits.folder
+            if fingerprint(self.splits.files, folder, cache) != record.data.get("fingerprint"):
+                raise UserError(f"{record.id} was begun with other data than {folder} holds now")
+            self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes, self.stop)
+            self.record = record
+        if state := load_newest(record.path):
             for name in ("model", "optimizer", "schedule"):
                 getattr(self, name).load_state_dict(state[name])
             self.progress = Progress(**state["progress"])
             self.sums = state["sums"][self.world.rank].to(self.world.device)
-            self.generators = state["generators"][self.world.rank]
-        if self.world.rank == 0:
-            self.record = record
+            seeding.set_generator_states(state["generators"][self.world.rank])
+        if self.record:
             record.go_on(ROOT, self.progress.epoch, self.progress.step)
 
     def fit(self) -> bool:
@@ -175,15 +172,13 @@ class Training:
 
     def train_epoch(self, bar: tqdm) -> None:
         """Train one epoch, or the rest of one; validate; write its line of the record."""
-        config, progress, parameters = self.config, self.progress, list(self.model.parameters())
+        seed, progress, parameters = self.config.seed, self.progress, list(self.model.parameters())
         started = time.perf_counter() - progress.epoch_seconds
-        seeding.seed_everything(
-            seeding.derive_seed(config.seed, LOOP, progress.epoch, self.world.rank)
-        )
-        if progress.step:
-            seeding.set_generator_states(self.generators)
+        if progress.step == 0:  # else the checkpoint's generators go on
+            own = seeding.derive_seed(seed, LOOP, progress.epoch, self.world.rank)
+            seeding.seed_everything(own)
         self.parallel.train()
-        order = seeding.generator(config.seed, ORDER, progress.epoch)  # no model moves it
+        order = seeding.generator(seed, ORDER, progress.epoch)  # no model moves it
         for images, labels in self.batches.epoch(order, progress.step):
             with self.amp:
                 logits = self.parallel(images)
@@ -200,11 +195,12 @@ class Training:
             self.save_if_asked(started)
 
         means = self.world.total(self.sums) / (progress.step * self.world.size)
-        validation_loss, validation_accuracy, probabilities = self.evaluate(self.splits.validation)
-        seconds = time.perf_counter() - started
         train_loss, train_accuracy, gradient_norm = means.tolist()
+        validation_loss, validation_accuracy, scores = self.evaluate(self.splits.validation)
+        seconds = time.perf_counter() - started
+        progress.epoch += 1
         row = {
-            "epoch": progress.epoch + 1,
+            "epoch": progress.epoch,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
             "gradient_norm": gradient_norm,
@@ -220,39 +216,35 @@ class Training:
         # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
         # images cannot tell apart, the last; few images would often pick an early one by luck.
         if validation_loss < progress.best_loss:
-            labels = self.splits.validation.labels.cpu()
-            losses = functional.nll_loss(probabilities.log(), labels, reduction="none")
-            standard_error = float(losses.std() / len(losses) ** 0.5)
+            losses = -scores.gather(1, self.splits.validation.labels.cpu()[:, None])
+            standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)
             progress.best_loss, progress.limit = validation_loss, validation_loss + standard_error
         if validation_loss <= progress.limit or not progress.best_weights:
-            progress.best_epoch, progress.best_weights = progress.epoch + 1, copy_of(self.model)
-        progress.epoch, progress.step, progress.epoch_seconds = progress.epoch + 1, 0, 0.0
+            progress.best_epoch, progress.best_weights = progress.epoch, copy_of(self.model)
+        progress.step, progress.epoch_seconds = 0, 0.0
         progress.seconds += seconds
         self.sums.zero_()
 
     @torch.inference_mode()
     def evaluate(self, split: Split) -> tuple[float, float, Tensor]:
-        """Return loss, accuracy and class probabilities, (N, classes) float32, of a split."""
+        """Return loss, accuracy and log-probabilities, (N, classes) float32, of a split."""
         self.world.share_buffers(self.model)
         self.model.eval()
-        sums, parts = torch.zeros(2, device=self.world.device), []
-        batches = evaluation_batches(self.splits, split, self.world, self.options.workers)
-        for images, labels in batches:
+        parts, labels = [], split.labels.cpu()
+        for images in evaluation_batches(self.splits, split, self.world, self.options.workers):
             with self.amp:
-                logits = self.model(images).float()
-            sums[0] += functional.cross_entropy(logits, labels, reduction="sum")
-            sums[1] += (logits.argmax(1) == labels).sum()
-            parts.append(logits.softmax(1))
-        loss, accuracy = (self.world.total(sums) / len(split)).tolist()
-        probabilities = torch.zeros(len(split), len(self.splits.class_names))
+                logits = self.model(images)
+            parts.append(logits.float().log_softmax(1))
+        scores = torch.zeros(len(split), len(self.splits.class_names))
         for rank, part in enumerate(self.world.gather(torch.cat(parts).cpu())):
-            probabilities[rank :: self.world.size] = part
-        return loss, accuracy, probabilities
+            scores[rank :: self.world.size] = part
+        accuracy = (scores.argmax(1) == labels).float().mean()
+        return functional.nll_loss(scores, labels).item(), accuracy.item(), scores
 
     def save_if_asked(self, started: float) -> None:
         """Save when it is time or a signal came; after a signal, stop."""
-        due = self.checkpoints is not None and self.checkpoints.due()
-        asked = self.world.agree(2 * self.signals.received + due)  # all ranks at the same step
+        due = self.checkpoints is not None and self.checkpoints.due()  # rank 0's clock
+        asked = self.world.agree(2 * self.stop.received + due)  # all ranks at the same step
         if asked:
             self.progress.epoch_seconds = time.perf_counter() - started
             self.save()
@@ -278,14 +270,13 @@ class Training:
         """Judge the best epoch's weights on the test images, once; finish the record."""
         last, best = copy_of(self.model), self.progress.best_weights
         self.model.load_state_dict(best)
-        test_loss, test_accuracy, probabilities = self.evaluate(self.splits.test)
+        test_loss, test_accuracy, scores = self.evaluate(self.splits.test)
         self.model.load_state_dict(last)
         if not self.record:
             return
-        labels = self.splits.test.labels.cpu()
-        confidence, predicted = probabilities.max(1)
-        confidence[predicted == labels] = -1
-        wrong = confidence.argsort(descending=True, stable=True)[: (confidence >= 0).sum()][:16]
+        labels, (surest, predicted) = self.splits.test.labels.cpu(), scores.max(1)
+        wrong = torch.nonzero(predicted != labels)[:, 0]
+        wrong = wrong[surest[wrong].argsort(descending=True, stable=True)][:16]
         self.record.finish(
             result={
                 "test_loss": test_loss,
@@ -297,17 +288,12 @@ class Training:
                 "best_weights_sha256": weights_sha256(best),
             },
             labels=labels.numpy(),
-            probabilities=probabilities.numpy(),
+            probabilities=scores.exp().numpy(),
             wrong_index=wrong.numpy(),
             wrong_images=self.splits.test.read(wrong).cpu().numpy(),
             **{f"sample_{name}": values for name, values in self.splits.samples.items()},
         )
         print(f"test accuracy {test_accuracy:.2%}, from epoch {self.progress.best_epoch}")
-
-
-def copy_of(model: nn.Module) -> dict[str, Tensor]:
-    """Return a model's weights as they are now."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
 
 
 if __name__ == "__main__":

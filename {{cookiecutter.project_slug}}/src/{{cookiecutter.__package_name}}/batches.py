@@ -117,12 +117,11 @@ class TrainingBatches:
             yield normalise(pixels, *self.statistics), self.split.labels[index]
 
 
-def evaluation_batches(
-    splits: Any, split: Any, world: Any, workers: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the share of a process of `world` of `split`, in order, normalised as `splits` says.
+def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Iterator[Tensor]:
+    """Yield the images of a process of `world`: its share of `split`, in order.
 
-    Shapes are those of training; `workers` processes read what does not lie in memory.
+    They have the shape of those of training, and are normalised as `splits` says; `workers`
+    processes read what does not lie in memory.
     """
     statistics = [value.to(world.device) for value in splits.statistics]
     indices = torch.arange(world.rank, len(split), world.size).split(EVALUATION_BATCH)
@@ -130,8 +129,8 @@ def evaluation_batches(
         pages = _read_ahead(split, indices, workers, world.device)
     else:
         pages = (split.read(index) for index in indices)
-    for index, pixels in zip(indices, pages, strict=True):
-        yield normalise(pixels, *statistics), split.labels[index.to(world.device)]
+    for pixels in pages:
+        yield normalise(pixels, *statistics)
 
 
 def _windows(pixels: Tensor, shift: int) -> Tensor:

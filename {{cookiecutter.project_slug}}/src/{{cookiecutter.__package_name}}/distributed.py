@@ -22,14 +22,20 @@ class World:
     device: torch.device
     control: Any = None  # a group on the CPU: agreeing must not make a GPU wait
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Make all processes train one model, which lies on `device`."""
+    def wrap(self, model: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
+        """Make all processes train one `model` of images of `input_shape`, on `device`."""
         if self.size == 1:
             return model
-        if self.device.type == "cpu":  # where SyncBatchNorm cannot be
-            return nn.parallel.DistributedDataParallel(model)
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        return nn.parallel.DistributedDataParallel(model, device_ids=[self.device])
+        if self.device.type == "cuda":  # SyncBatchNorm cannot be on a CPU
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        # After its first step it adds gradients up in another order, with other bits: let no run
+        # begin, or go on, with that step.
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        parallel(torch.zeros(2, *input_shape, device=self.device)).sum().backward()
+        model.load_state_dict(before)
+        model.zero_grad()
+        return parallel
 
     def agree(self, value: int) -> int:
         """Return the largest `value` of all processes, everywhere."""

@@ -76,3 +76,8 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int) -> n
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}; choose from {', '.join(sorted(MODELS))}")
     return MODELS[name](input_shape, classes).to(memory_format=torch.channels_last)
+
+
+def copy_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights of `model` as they are now, each of its own shape."""
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -11,7 +12,9 @@ import threading
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from .project import LabError
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError,
            pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
@@ -19,7 +22,7 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slur
 
 
 class Checkpoints:
-    """Saves the state of a run now and then, and reads the newest one that is whole.
+    """Saves the state of a run now and then; no other process may meanwhile.
 
     Parameters
     ----------
@@ -27,11 +30,14 @@ class Checkpoints:
         The run's.
     minutes : float
         How often; at most this much work, and one step, is lost.
+    stop : StopSignals
+        When it is left, other processes may go on with the run.
     """
 
-    def __init__(self, folder: Path, minutes: float):
+    def __init__(self, folder: Path, minutes: float, stop: StopSignals):
         self.folder, self.minutes = folder, minutes
         self._last = time.monotonic()
+        stop.callback(_lock(folder).close)  # a notebook's process outlives the run
 
     def due(self) -> bool:
         """Say whether the time for the next checkpoint has come."""
@@ -57,53 +63,63 @@ class Checkpoints:
         _flush_folder(self.folder)
         self._last = time.monotonic()
 
-    def load(self) -> dict[str, Any] | None:
-        """Read the newest checkpoint that is whole.
 
-        Returns
-        -------
-        dict or None
-            Tensors on the CPU; `None` where no checkpoint can be read.
-        """
-        import torch
+def load_newest(folder: Path) -> dict[str, Any] | None:
+    """Read the newest checkpoint in `folder` that is whole.
 
-        for name in ("checkpoint.pt", "checkpoint.previous.pt"):
-            path = self.folder / name
-            if not path.exists():
-                continue
-            try:
-                with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
-                    if archive.testzip():
-                        raise zipfile.BadZipFile("a checksum differs")
-                # weights_only: a file from a stranger runs no code
-                return torch.load(path, map_location="cpu", weights_only=True)
-            except DAMAGED as error:
-                reason = (str(error) or repr(error)).splitlines()[0]
-                print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
-        return None
+    Tensors come to the CPU; it is `None` where no checkpoint can be read.
+    """
+    import torch
+
+    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
+        if not path.exists():
+            continue
+        try:
+            with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+                if archive.testzip():
+                    raise zipfile.BadZipFile("a checksum differs")
+            # weights_only: a file from a stranger runs no code
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except DAMAGED as error:
+            reason = (str(error) or repr(error)).splitlines()[0]
+            print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
+    return None
 
 
-class StopSignals:
+class StopSignals(contextlib.ExitStack):
     """While it is entered, a signal asks the run to save and stop instead of killing it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.received = 0
-        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in (getattr(signal, name, None) for name in SIGNALS):
                 if number is not None:
-                    self._before[number] = signal.signal(number, self._note)
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
         """Remember the signal; the loop looks after every step."""
         self.received = int(number)
+
+
+def _lock(folder: Path) -> TextIO:
+    """Take a run for this process until it is closed, or the process ends, however."""
+    file = (folder / ".lock").open("a")
+    with contextlib.suppress(ImportError):  # Windows: two processes are the user's own care
+        import fcntl
+
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would hold it
+        except OSError as error:  # other errors: a file system that has no locks
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise LabError(
+                    f"another process trains {folder.name}; stop it, or name another run "
+                    f"(if there is none, remove {file.name})"
+                ) from None
+    return file
 
 
 def _write(path: Path, state: dict[str, Any]) -> Path:
