@@ -180,6 +180,26 @@ def test_a_run_that_another_process_trains_is_not_taken_from_it(repository):
     repository.train("--resume", "latest", "--stop-after-epochs", "1", check=True)
 
 
+def test_a_run_interrupted_in_a_notebook_is_free_while_its_kernel_lives(repository, whole):
+    cell = """
+import os, signal, subprocess, sys
+from tqdm import tqdm
+update = tqdm.update
+def once(bar, *arguments):
+    tqdm.update = update
+    os.kill(os.getpid(), signal.SIGINT)
+    return update(bar, *arguments)
+tqdm.update = once
+get_ipython().run_line_magic("run", "../train.py --epochs 4")
+print("goes on elsewhere")
+print(subprocess.run([sys.executable, "../train.py", "--resume", "latest"]).returncode)
+"""
+    done = repository.python("-m", "IPython", "-c", cell, cwd=repository.root / "notebooks")
+    assert "stopped by a signal" in done.stdout
+    assert done.stdout.rstrip().endswith("\n0"), done.stdout + done.stderr
+    assert outcome(only_run(repository)) == whole
+
+
 @pytest.mark.parametrize("damage", ["truncated", "one byte changed", "empty"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(repository, whole, damage):
     run = stopped(repository, "--checkpoint-minutes", "0")

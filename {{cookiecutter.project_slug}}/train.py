@@ -31,7 +31,6 @@ from {{cookiecutter.__package_name}}.lab.records import Record, find, fingerprin
 from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
 ORDER, LOOP = 1, 2  # two streams of random numbers from one seed
-NO_WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
     except (UserError, LabError) as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in NO_WRITING:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         message = f"{error}; mend that, then go on with --resume RUN"
     print(f"train.py: {message}", file=sys.stderr)
@@ -136,21 +135,19 @@ class Training:
             argv=argv,
             world_size=self.world.size,
         )
-        self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes)
+        self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
     def go_on(self, record: Record) -> None:
         """Take up an unfinished run where its last checkpoint left it."""
-        size = record.environment.get("world_size", 1)
-        if size != self.world.size:
+        if (size := record.environment.get("world_size", 1)) != self.world.size:
             raise UserError(f"{record.id} was begun by {size} processes; go on with as many")
         if self.world.rank == 0:
             cache, folder = record.path.parent / ".fingerprints.json", self.splits.folder
             if fingerprint(self.splits.files, folder, cache) != record.data.get("fingerprint"):
                 raise UserError(f"{record.id} was begun with other data than {folder} holds now")
-            self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes)
+            self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes, self.stop)
             self.record = record
-        state = load_newest(record.path)
-        if state:
+        if state := load_newest(record.path):
             for name in ("model", "optimizer", "schedule"):
                 getattr(self, name).load_state_dict(state[name])
             self.progress = Progress(**state["progress"])

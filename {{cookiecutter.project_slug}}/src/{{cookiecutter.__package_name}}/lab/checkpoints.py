@@ -30,12 +30,14 @@ class Checkpoints:
         The run's.
     minutes : float
         How often; at most this much work, and one step, is lost.
+    stop : StopSignals
+        When it is left, other processes may go on with the run.
     """
 
-    def __init__(self, folder: Path, minutes: float):
+    def __init__(self, folder: Path, minutes: float, stop: StopSignals):
         self.folder, self.minutes = folder, minutes
         self._last = time.monotonic()
-        self._lock = _lock(folder)
+        stop.callback(_lock(folder).close)  # a notebook's process outlives the run
 
     def due(self) -> bool:
         """Say whether the time for the next checkpoint has come."""
@@ -84,23 +86,19 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-class StopSignals:
+class StopSignals(contextlib.ExitStack):
     """While it is entered, a signal asks the run to save and stop instead of killing it."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.received = 0
-        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in (getattr(signal, name, None) for name in SIGNALS):
                 if number is not None:
-                    self._before[number] = signal.signal(number, self._note)
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
     def _note(self, number: int, _frame: object) -> None:
         """Remember the signal; the loop looks after every step."""
@@ -108,7 +106,7 @@ class StopSignals:
 
 
 def _lock(folder: Path) -> TextIO:
-    """Take a run for this process; the system gives it back when the process ends, however."""
+    """Take a run for this process until it is closed, or the process ends, however."""
     file = (folder / ".lock").open("a")
     with contextlib.suppress(ImportError):  # Windows: two processes are the user's own care
         import fcntl
