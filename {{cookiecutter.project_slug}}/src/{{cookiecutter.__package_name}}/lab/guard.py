@@ -68,14 +68,13 @@ def _unclean(data: bytes) -> tuple[str, str, bool] | None:
         return "holds outputs or what only tools write", remedy, True
     from . import percent
 
-    judged = percent.node(nb)
     from nbstripout import MetadataError, strip_output
 
     try:
         stripped = strip_output(percent.node(nb), None, False, True, extra_keys=REFEREE_KEYS)
     except (MetadataError, AttributeError, KeyError, TypeError) as error:
         return f"is refused by nbstripout ({error})", "correct that cell's metadata", False
-    if stripped != judged:
+    if stripped != percent.node(nb):
         return "would still be changed by nbstripout", 'nbstripout --keep-id "{path}"', False
     return None
 
@@ -85,9 +84,8 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
     from . import percent  # not above: most commits touch no notebook, and need not wait for it
 
     halves = {stem: (f"{stem}.ipynb", f"{stem}.py") for stem in sorted(stems)}
-    blobs = _contents(
-        root, [tree[path] for pair in halves.values() for path in pair if path in tree]
-    )
+    asked = [tree[path] for pair in halves.values() for path in pair if path in tree]
+    blobs = _contents(root, asked)
     for notebook, script in halves.values():
         data, text = (blobs.get(tree.get(path, "")) for path in (notebook, script))
         if data is None and b"# %%" not in (text or b""):

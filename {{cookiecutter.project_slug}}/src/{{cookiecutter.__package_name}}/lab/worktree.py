@@ -69,8 +69,9 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
                             dirs_exist_ok=True, symlinks=True)  # fmt: skip
             return
-    here = (source / ".git").exists()
-    archive = git(source, "archive", str(module["commit"]), text=False, check=False) if here else None
+    archive = None
+    if (source / ".git").exists():
+        archive = git(source, "archive", str(module["commit"]), text=False, check=False)
     if not archive or archive.returncode:
         wanted = f"{module['path']} at {str(module['commit'])[:12]}"
         raise LabError(f"submodule {wanted} is not here; git submodule update --init --recursive")
