@@ -13,6 +13,11 @@ from cookiecutter.main import cookiecutter
 TEMPLATE = Path(__file__).resolve().parent.parent
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with Slurm, whose tests mostly wait: the other worker computes meanwhile."""
+    items.sort(key=lambda item: "slurm" not in item.keywords)
+
+
 @dataclass
 class Project:
     """A generated project and the commands that its user types."""

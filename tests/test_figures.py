@@ -113,3 +113,12 @@ for kind in ("learning_curves", "gradient_norm"):
 print(json.dumps("drawn"))
 """
     assert draw(trained, code) == "drawn"
+
+
+def test_a_run_that_diverged_is_valid_json_and_is_drawn(repository):
+    repository.train("--epochs", "2", "--learning-rate", "1e30", check=True)
+    (run,) = repository.runs()
+    for text in [(run / "result.json").read_text(), *(run / "metrics.jsonl").open()]:
+        json.loads(text, parse_constant=pytest.fail)  # NaN is none of JSON's words
+    code = "print(json.dumps([getattr(figures, kind)(record).title for kind in kinds[2:5]]))"
+    assert any("diverged" in title for title in draw(repository, code))

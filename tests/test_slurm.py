@@ -23,13 +23,13 @@ EPOCHS = ("--epochs", "6")
 FIRST = '__import__("os").environ.get("SLURM_RESTART_COUNT", "0") == "0"'
 HOLD = f"""\
             while {FIRST} and (progress.epoch, progress.step) == (3, 5):
-                if self.signals.received:
+                if self.stop.received:
                     break
                 time.sleep(0.05)
 """
 MIDWAY = (HOLD, "            self.save_if_asked(started)\n")
 STARTING = (f"if {FIRST}:\n    print('held', flush=True)\n    time.sleep(600)\n", "import torch\n")
-SLOWLY = "            if self.signals.received:\n                time.sleep(35)\n"
+SLOWLY = "            if self.stop.received:\n                time.sleep(35)\n"
 HASHES = ("weights_sha256", "best_weights_sha256", "test_loss")
 
 

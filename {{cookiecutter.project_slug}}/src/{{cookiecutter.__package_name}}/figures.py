@@ -130,7 +130,7 @@ def learning_curves(record: Record) -> Chart:
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
         for index, split in enumerate([""] if name == "learning_rate" else ["train", "validation"]):
-            values = [line[f"{split}_{name}".strip("_")] for line in lines]
+            values = np.array([line[f"{split}_{name}".strip("_")] for line in lines], dtype=float)
             look = {"color": COLOURS[index], "linestyle": DASHES[index], "label": split}
             panel.plot([line["epoch"] for line in lines], values, marker=".", **look)
         panel.axvline(best, color="0.3", linestyle=":")
@@ -143,9 +143,12 @@ def learning_curves(record: Record) -> Chart:
 
 def gradient_norm(record: Record) -> Chart:
     """Draw the norm of the gradients of each epoch, which shows whether they vanish."""
-    norms = [line["gradient_norm"] for line in record.metrics]
+    norms = np.array([line["gradient_norm"] for line in record.metrics], dtype=float)
+    known = norms[np.isfinite(norms)]  # a run that diverged has no others
     chart, [[axes]] = _chart(
-        f"The gradient's norm stays between {min(norms):.2g} and {max(norms):.2g}",
+        f"The gradient's norm stays between {known.min():.2g} and {known.max():.2g}"
+        if len(known) == len(norms)
+        else f"The training diverged: in {len(norms) - len(known)} epochs there is no norm",
         "L2 norm of the gradients, averaged over the steps of each epoch, on a logarithmic scale.",
         height=2.0,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,12 @@ def write_card(record: Record, folder: Path) -> None:
             write_whole(folder / name, (record.path / name).read_bytes())
 
 
+def finite(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` with None for the numbers that JSON cannot hold, as of a diverged run."""
+    lost = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
+    return values | lost
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON that a person can read and diff: one line a key, one line a package.
 
@@ -56,7 +63,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         What it holds.
     """
     lines = []
-    for key, value in content.items():
+    for key, value in finite(content).items():
         text = json.dumps(value, ensure_ascii=False)
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             items = ",\n  ".join(json.dumps(item, ensure_ascii=False) for item in value)

@@ -232,10 +232,10 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
                 listed.append(listing(root, inner, "behind a symbolic link"))
     within = tuple(str(root / path) + os.sep for path in (*submodules, *links))
     for file in _imported():
-        if file.is_relative_to(root) and str(file) not in tracked:
-            if not str(file).startswith(within):
-                inner = file.relative_to(root).as_posix()
-                listed.append(listing(root, inner, "imported, ignored by git"))
+        known = str(file) in tracked or str(file).startswith(within)
+        if file.is_relative_to(root) and not known:
+            inner = file.relative_to(root).as_posix()
+            listed.append(listing(root, inner, "imported, ignored by git"))
     listed += from_outside(root)
     found = []
     for path in submodules:

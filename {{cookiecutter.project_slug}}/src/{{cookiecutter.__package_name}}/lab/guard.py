@@ -66,9 +66,9 @@ def _unclean(data: bytes) -> tuple[str, str, bool] | None:
     if nbfilter.clean(data) != data:
         remedy = 'git add --renormalize "{path}" (after `lab setup`, once a clone)'
         return "holds outputs or what only tools write", remedy, True
-    from . import percent
-
     from nbstripout import MetadataError, strip_output
+
+    from . import percent
 
     try:
         stripped = strip_output(percent.node(nb), None, False, True, extra_keys=REFEREE_KEYS)

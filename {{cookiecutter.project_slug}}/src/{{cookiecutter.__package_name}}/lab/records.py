@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import math
 import os
 import secrets
 import shutil
@@ -16,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .cards import write_card, write_json  # noqa: F401 (a card is for `lab report`)
+from .cards import finite, write_card, write_json  # noqa: F401 (a card is for `lab report`)
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
 from .project import LabError, write_whole
 
@@ -193,9 +192,8 @@ class Record:
 
     def append(self, row: dict[str, Any]) -> None:
         """Add one epoch's `row` to `metrics.jsonl`, and wait until the disk has it."""
-        lost = {k: None for k, v in row.items() if isinstance(v, float) and not math.isfinite(v)}
         with (self.path / "metrics.jsonl").open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(row | lost) + "\n")  # JSON has no NaN
+            file.write(json.dumps(finite(row)) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
