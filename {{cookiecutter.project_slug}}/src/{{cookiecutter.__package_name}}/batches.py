@@ -13,6 +13,7 @@ from torch.nn import functional
 from .config import Config, UserError
 
 EVALUATION_BATCH = 500  # fixed: another size could give other bits
+TOGETHER = 2**18  # bytes of pixels: smaller batches are made several at a time, which is quicker
 
 
 def draw_changes(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
@@ -48,7 +49,7 @@ def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     """
     width = pixels.shape[2]  # constants repeated over a row make the inner loop long
     scale, offset = (1 / deviation).repeat(width), (-mean / deviation).repeat(width)
-    values = torch.addcmul(offset, pixels.flatten(2).float(), scale)
+    values = pixels.flatten(2).float().mul_(scale).add_(offset)  # addcmul takes 13 times as long
     return values.view(pixels.shape).permute(0, 3, 1, 2)
 
 
@@ -101,20 +102,29 @@ class TrainingBatches:
         What `generator` draws does not depend on `first_step`. Images have the shape (batch_size /
         size, channels, height, width), float32; labels (batch_size / size,), int64.
         """
-        count, device = len(self) * self.batch_size, self.world.device
-        order = torch.randperm(len(self.split), generator=generator)[:count]
-        changes = draw_changes(count, self.shift, self.flip, generator)
+        steps, device = len(self), self.world.device
+        order = torch.randperm(len(self.split), generator=generator)[: steps * self.batch_size]
+        changes = draw_changes(len(order), self.shift, self.flip, generator)
         mine = slice(self.world.rank, None, self.world.size)
-        indices = [part[mine] for part in order.split(self.batch_size)][first_step:]
-        changes = [part[mine] for part in changes.to(device).split(self.batch_size)][first_step:]
+        order = order.view(steps, self.batch_size)[:, mine]
+        changes = changes.view(steps, self.batch_size, 3)[:, mine].to(device)
         if self.windows is None:
-            pages = _read_ahead(self.split, indices, self.workers, device)
-        for number, index in enumerate(part.to(device) for part in indices):
-            if self.windows is None:
-                pixels = augment(next(pages), changes[number], self.shift)
-            else:
-                pixels = _cut(self.windows, index, changes[number])
-            yield normalise(pixels, *self.statistics), self.split.labels[index]
+            pages = _read_ahead(self.split, list(order[first_step:]), self.workers, device)
+            for index, change, page in zip(
+                order[first_step:], changes[first_step:], pages, strict=True
+            ):
+                pixels = augment(page, change, self.shift)
+                yield normalise(pixels, *self.statistics), self.split.labels[index.to(device)]
+            return
+        size = order.shape[1]
+        together = max(1, TOGETHER // (size * self.windows[0, 0, 0].numel()))
+        for start in range(first_step - first_step % together, steps, together):
+            index = order[start : start + together].flatten().to(device)
+            change = changes[start : start + together].flatten(0, 1)
+            pixels = _cut(self.windows, index, change, self.flip)
+            images, labels = normalise(pixels, *self.statistics), self.split.labels[index]
+            parts = zip(images.split(size), labels.split(size), strict=True)
+            yield from list(parts)[max(0, first_step - start) :]
 
 
 def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Iterator[Tensor]:
@@ -142,12 +152,15 @@ def _windows(pixels: Tensor, shift: int) -> Tensor:
     return padded.as_strided(shape, (image, row, column, row, column, channel))
 
 
-def _cut(windows: Tensor, index: Tensor, changes: Tensor) -> Tensor:
-    """Take the images at `index`, each at its own place, some of them flipped."""
+def _cut(windows: Tensor, index: Tensor, changes: Tensor, flip: bool = True) -> Tensor:
+    """Take the images at `index`, each at its own place, and with `flip` some of them flipped."""
     changes = changes.to(windows.device)
     pixels = windows[index, changes[:, 0], changes[:, 1]]
-    flipped = changes[:, 2].bool()[:, None, None, None]
-    return torch.where(flipped, pixels.flip(2), pixels)
+    if not flip:
+        return pixels
+    # the same as `where`, in a third of its time: bytes wrap, so that a + (b - a) is b
+    flipped = changes[:, 2].to(torch.uint8)[:, None, None, None]
+    return pixels + flipped * (pixels.flip(2) - pixels)
 
 
 class _Files(torch.utils.data.Dataset):
