@@ -160,7 +160,7 @@ def test_what_pips_solver_refused_is_said_in_the_words_of_a_person(project, chan
     source = project.root / "pyproject.toml"
     text = source.read_text(encoding="utf-8").replace(f'"{old}"', f'"{new}"')
     source.write_text(text, encoding="utf-8")
-    done = project.lab("lock", env={"CONDA_EXE": "", "MAMBA_EXE": ""})
+    done = project.lab("lock", env={"CONDA_EXE": "", "MAMBA_EXE": "", "COLUMNS": "60"})
     assert done.returncode == 1
     assert re.search(f"requirements.lock: not written: {says}", done.stdout), done.stdout
 

@@ -31,10 +31,12 @@ WORDS = {  # what solvers print, and what it means; the first that fits
     "a channel or index is out of reach; check network, proxy and `channels` in environment.yml",
     r"(?:No candidates were found for |from current channels:\s+- |─ )([\w.-]+[ =]?[^\s*]*?)"
     r"(?:\.\*)?(?:\.?\n|[ *]+does not exist)": "there is no {0}; mend its name or loosen its pin",
-    r"Because (?:only [^;]+? is\s+available and \S+ depends on |there is no version of |"
-    r"(?=\S+ was not found))([^\s,]+)": "there is no {0}; mend its name or loosen its pin",
-    r"depends on (\S+) and (\S+), we can\s+conclude that your requirements": "{0} and {1} exclude"
-    " each other; loosen one of the two",
+    # uv breaks its lines anywhere
+    r"Because\s+(?:only\s[^;]+?\sis\s+available\s+and\s+\S+\s+depends\s+on\s|there\s+is\s+no\s+"
+    r"version\s+of\s|(?=\S+\s+was\s+not\s+found))\s*([^\s,]+)": "there is no {0}; mend its name or"
+    " loosen its pin",
+    r"depends\s+on\s+(\S+)\s+and\s+(\S+),\s+we\s+can\s+conclude\s+that\s+your\s+requirements":
+    "{0} and {1} exclude each other; loosen one of the two",
     r"([\w.-]+ \S+).*? (?:would require|requires)\W+([\w.-]+ \S+?)(?: \S+)?,? (?:for|but|which)":
     "{0} needs {1}, which another pin excludes; loosen one of the two",
 }  # fmt: skip
