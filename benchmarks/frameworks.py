@@ -1,8 +1,9 @@
 """The same model, data and optimiser in Lightning and in Accelerate, and in train.py.
 
 Lightning's Trainer has its defaults (progress bar, CSV log, checkpoint), Accelerate's loop is that
-of its own example; both have the usual DataLoader over tensors. Seconds an epoch, from runs of two
-lengths, so that setting up is not in.
+of its own example. Both have their usual DataLoader: over tensors for the digits, over PIL images
+with transforms (crop, flip, normalise) for 32x32x3. Seconds an epoch, from runs of two lengths, so
+that setting up is not in.
 """
 
 import contextlib
@@ -18,8 +19,10 @@ import torch
 from accelerate import Accelerator
 from common import generate, interleaved, machine, pictures
 from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torchvision import transforms
 
 generate()
 import train
@@ -31,26 +34,51 @@ SHORT, LONG = 1, 4
 
 
 def load(dataset: str):
-    """Return config, options and splits."""
-    batch = "64" if dataset == "digits" else "128"
+    """Return config, options and splits: digits as they are, pictures cropped and flipped."""
+    given = (
+        ["--batch-size", "64", "--no-augment"] if dataset == "digits" else ["--batch-size", "128"]
+    )
     config, options = train.configuration.parse_arguments(
-        ["--batch-size", batch, "--no-augment", "--runs-dir", tempfile.mkdtemp()]
+        [*given, "--runs-dir", tempfile.mkdtemp()]
     )
     config = replace(config, device="cpu")
     splits = train.load_splits(config, options)
     if dataset != "digits":
-        pixels, labels = pictures(10_000)
+        pixels, labels = pictures(4_000)
         validation = train.Split(labels[:1000], pixels[:1000])
-        splits = replace(splits, train=train.Split(labels, pixels), validation=validation)
+        changed = {"train": train.Split(labels, pixels), "validation": validation}
+        splits = replace(splits, **changed, shift=4, flip=True)
     return config, options, splits
 
 
+class Usual(Dataset):
+    """Images as in torchvision's CIFAR10 and the tutorials: a PIL image at a time."""
+
+    def __init__(self, split, augment):
+        self.pixels, self.labels = split.pixels.numpy(), split.labels.tolist()
+        changes = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        scale = transforms.Normalize((0.49, 0.48, 0.45), (0.25, 0.24, 0.26))
+        self.transform = transforms.Compose(
+            [*(changes if augment else []), transforms.ToTensor(), scale]
+        )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
 def loaders(config, splits):
-    """Return the usual DataLoaders over normalised tensors."""
-    sets = [
-        TensorDataset(normalise(split.pixels, *splits.statistics), split.labels)
-        for split in (splits.train, splits.validation)
-    ]
+    """Return the usual DataLoaders: over tensors for the digits, with transforms for pictures."""
+    both = (splits.train, splits.validation)
+    if splits.flip:
+        sets = [Usual(split, augment=split is splits.train) for split in both]
+    else:
+        sets = [
+            TensorDataset(normalise(split.pixels, *splits.statistics), split.labels)
+            for split in both
+        ]
     return (
         DataLoader(sets[0], config.batch_size, shuffle=True, drop_last=True),
         DataLoader(sets[1], 500),
