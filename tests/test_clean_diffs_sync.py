@@ -313,3 +313,11 @@ def test_names_are_understood_from_anywhere(pair):
     pair.edit_py("third = 3", "third = 33")
     assert "brought in step" in pair.sync("01_pair.py", cwd=pair.py.parent)
     assert len(CELLS) == len(pair.says())
+
+
+def test_what_a_killed_write_leaves_behind_is_not_committed(pair):
+    left = [f"notebooks/.{pair.nb.name}.k3j_2h1x", f"notebooks/.{pair.py.name}.k3j_2h1x"]
+    for name in left:  # as project.write_whole names its scratch file
+        (pair.project.root / name).write_text("outputs")
+    pair.project.git("add", "-A")
+    assert pair.project.git("ls-files", *left).stdout == ""
