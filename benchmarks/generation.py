@@ -1,8 +1,9 @@
 """Time `cookiecutter --no-input`: this template, one of a single file, and the best-known peer.
 
-cookiecutter-data-science's package holds its program and not its template, which it clones at every
-use. So its side is, by default, what it cannot do without: its program generating a template of one
-file, no hooks, nothing cloned. With a checkout of its template in FOLDER that is generated instead.
+cookiecutter-data-science's package holds its program and what its template's hook imports, but not
+its template, which it clones at every use. So its side is, by default, what it cannot do without: its
+program generating one file, and a hook that writes the dependencies by the package's own function;
+nothing is cloned. With a checkout of its template in FOLDER that is generated instead.
 """
 
 import argparse
@@ -21,19 +22,31 @@ TEMPLATE = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
 
-def empty_template(folder: Path) -> Path:
+HOOK = """from ccds.hook_utils.custom_config import write_custom_config
+from ccds.hook_utils.dependencies import basic, packages, write_dependencies
+write_dependencies("requirements.txt", packages + basic, [], "peer", "peer", "3.11")
+write_custom_config("")
+"""
+
+
+def empty_template(folder: Path, hook: str = "") -> Path:
     """Write a template of one file.
 
     Parameters
     ----------
     folder : Path
         Where.
+    hook : str
+        What runs after the generation; none by default.
 
     Returns
     -------
     Path
         The template's folder.
     """
+    if hook:
+        (folder / "hooks").mkdir(parents=True)
+        (folder / "hooks" / "post_gen_project.py").write_text(hook, encoding="utf-8")
     house = folder / "{{ cookiecutter.repo_name }}"
     house.mkdir(parents=True)
     (house / "README.md").write_text("# {{ cookiecutter.repo_name }}\n", encoding="utf-8")
@@ -82,8 +95,8 @@ def main() -> None:
         floor = empty_template(Path(scratch) / "floor")
         sides = {"this template": ("cookiecutter", TEMPLATE), "one file": ("cookiecutter", floor)}
         if shutil.which("ccds", path=BIN):
-            peer = arguments.peer or floor
-            what = "its template" if arguments.peer else "one file"
+            peer = arguments.peer or empty_template(Path(scratch) / "peer", HOOK)
+            what = "its template" if arguments.peer else "one file and its hook"
             sides[f"cookiecutter-data-science, {what}"] = ("ccds", peer)
         seconds = {name: [] for name in sides}
         for _ in range(arguments.rounds):
