@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -13,46 +14,57 @@ RUN_HELP = "a run's id, a unique prefix of it, its folder, `latest`, or a folder
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describe every command."""
+    """Describe every command; what it sets are the parameters of the function that it names."""
     parser = argparse.ArgumentParser(
         prog="lab",
         description="Keep experiments as records that anyone can read, diff and run again.",
         epilog="Exit codes: 0 good; 1 what was asked about does not hold; 2 it could not be asked.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, text: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    def command(name: str, call: str, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        made.set_defaults(call=call)
+        return made
 
-    command("setup", "after a clone or a generation: git, hooks, notebook filter, pairs in step")
+    text = "after a clone or a generation: git, hooks, notebook filter, pairs in step"
+    command("setup", "setup.setup", text)
 
-    doctor = command("doctor", "what is wrong with this checkout, and the command that mends it")
+    text = "what is wrong with this checkout, and the command that mends it"
+    doctor = command("doctor", "doctor.doctor", text)
     doctor.add_argument("--deep", action="store_true", help="compare installed files by hash")
-    doctor.add_argument("--json", action="store_true", help="for scripts")
+    doctor.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
 
-    new = command("new", "the next numbered notebook pair, from the skeleton")
+    new = command("new", "notebooks.new", "the next numbered notebook pair, from the skeleton")
     new.add_argument("title", help="the question, as it stands at the top of the notebook")
     new.add_argument("--from", dest="source", metavar="NOTEBOOK", help="start from this one")
 
-    check = command("check", "sections in order, no prompt left, seeds first, report not stale")
-    check.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
+    text = "sections in order, no prompt left, seeds first, report not stale"
+    check = command("check", "checks.check", text)
+    check.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
     check.add_argument("--strict", action="store_true", help="warnings are errors (for CI)")
 
-    sync = command("sync", "bring both halves of a notebook in step, by content")
+    sync = command("sync", "pairs.sync", "bring both halves of a notebook in step, by content")
     sync.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
     sync.add_argument("--undo", action="store_true", help="put back what the last sync replaced")
 
-    guard = command("guard", "refuse notebooks in git that are not clean, paired and in step")
+    text = "refuse notebooks in git that are not clean, paired and in step"
+    guard = command("guard", "guard.guard", text)
     which = guard.add_mutually_exclusive_group(required=True)
     which.add_argument("--staged", action="store_true", help="what the next commit would hold")
-    which.add_argument("--all", action="store_true", help="every notebook that git tracks")
+    which.add_argument(
+        "--all", dest="staged", action="store_false", help="every notebook that git tracks"
+    )
     guard.add_argument("--fix", action="store_true", help="bring refused pairs in step on disk")
     guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: these, too")
 
-    report = command("report", "execute a notebook and publish it under reports/")
-    report.add_argument("notebook", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
+    report = command("report", "report.report", "execute a notebook and publish it under reports/")
+    report.add_argument("name", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
     report.add_argument("--run", metavar="RUN", help="report this run instead of training anew")
-    report.add_argument("--to", default="md,html,pdf", help="formats, by default md,html,pdf")
+    report.add_argument(
+        "--to", dest="formats", type=lambda text: text.split(","), default="md,html,pdf",
+        metavar="FORMATS", help="by default md,html,pdf",
+    )  # fmt: skip
     report.add_argument(
         "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
         help="set a parameter of the notebook; may be given more than once",
@@ -61,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--again", action="store_true", help="execute even if no code changed")
     report.add_argument("--readme", action="store_true", help="fill the README's results table")
 
-    runs = command("runs", "list the runs")
-    runs.add_argument("--json", action="store_true", help="for scripts")
+    runs = command("runs", "compare.runs", "list the runs")
+    runs.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
     runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
                       help="only these, e.g. model=simple_cnn or test_accuracy>=0.99")  # fmt: skip
     runs.add_argument(
@@ -70,104 +82,45 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
 
-    compare = command("compare", "how two runs differ: config, code, environment, data, metrics")
+    text = "how two runs differ: config, code, environment, data, metrics"
+    compare = command("compare", "compare.compare", text)
     compare.add_argument("first", metavar="RUN", help=RUN_HELP)
     compare.add_argument("second", metavar="RUN", help=RUN_HELP)
 
-    verify = command("verify", "run a record again and say whether it came out the same")
-    verify.add_argument("run", metavar="RUN", help=RUN_HELP)
+    text = "run a record again and say whether it came out the same"
+    verify = command("verify", "verify.verify", text)
+    verify.add_argument("name", metavar="RUN", help=RUN_HELP)
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
     verify.add_argument("--restore", type=Path, metavar="ENV_DIR", help="rebuild the environment")
 
-    logbook = command("logbook", "one page of all runs, to open in a browser")
+    logbook = command("logbook", "logbook.logbook", "one page of all runs, to open in a browser")
     logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")
 
-    lock = command("lock", "write the lock files, with build hashes")
+    lock = command("lock", "locks.lock", "write the lock files, with build hashes")
     lock.add_argument("--check", action="store_true", help="only say whether they are up to date")
 
-    submit = command("submit", "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4")
-    submit.add_argument("--sbatch", action="append", default=[], metavar="OPTION",
+    text = "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4"
+    submit = command("submit", "submit.submit", text)
+    submit.add_argument("--sbatch", dest="options", action="append", default=[], metavar="OPTION",
                         help="an option for sbatch, e.g. --sbatch=--time=01:00:00")  # fmt: skip
     submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
     submit.add_argument("arguments", nargs="*", metavar="ARGUMENT",
                         help="train.py's, after --; 0..4 means a job for each")  # fmt: skip
 
     merge = commands.add_parser("merge-driver")  # called by git alone, so without a line of help
-    merge.add_argument("paths", nargs=4)
+    merge.set_defaults(call="pairs.merge_driver")
+    for path in ("base", "ours", "theirs", "path"):
+        merge.add_argument(path)
     return parser
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    """Call the command's function."""
-    name = arguments.command
-    if name == "merge-driver":
-        from . import pairs
-
-        return pairs.merge_driver(*arguments.paths)
-    root = find_root()
-    if name == "setup":
-        from . import setup
-
-        return setup.setup(root)
-    if name == "doctor":
-        from . import doctor
-
-        return doctor.doctor(root, arguments.deep, arguments.json)
-    if name == "new":
-        from . import notebooks
-
-        return notebooks.new(root, arguments.title, arguments.source)
-    if name == "check":
-        from . import checks
-
-        return checks.check(root, arguments.notebooks, arguments.strict)
-    if name == "sync":
-        from . import pairs
-
-        return pairs.sync(root, arguments.notebooks, arguments.undo)
-    if name == "guard":
-        from . import guard
-
-        return guard.guard(root, arguments.staged, arguments.files, arguments.fix)
-    if name == "report":
-        from . import report, results
-
-        if arguments.notebook is None and not arguments.readme:
-            raise LabError("which notebook? for example: lab report 01_baseline")
-        code = arguments.notebook and report.report(
-            root,
-            arguments.notebook,
-            run=arguments.run,
-            formats=arguments.to.split(","),
-            parameters=dict(arguments.parameters),
-            with_code=arguments.with_code,
-            again=arguments.again,
-        )
-        return code or (results.readme_table(root) if arguments.readme else 0)
-    if name in ("runs", "compare"):
-        from . import compare
-
-        if name == "compare":
-            return compare.compare(root, arguments.first, arguments.second)
-        options = (arguments.json, arguments.where, arguments.sort, arguments.group)
-        return compare.runs(root, *options)
-    if name == "verify":
-        from . import verify
-
-        options = (arguments.tolerance, arguments.epochs, arguments.restore)
-        return verify.verify(root, arguments.run, *options)
-    if name == "logbook":
-        from . import logbook
-
-        return logbook.logbook(root, arguments.output)
-    if name == "lock":
-        from . import locks
-
-        return locks.lock(root, arguments.check)
-    from . import submit
-
-    return submit.submit(root, arguments.arguments, arguments.sbatch, arguments.lines)
+def _run(call: str, **options: object) -> int:
+    """Import the function that a command names, and call it."""
+    module, function = call.split(".")
+    if function != "merge_driver":
+        options["root"] = find_root()
+    return getattr(importlib.import_module(f".{module}", __package__), function)(**options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -188,7 +141,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     arguments = _parser().parse_args(argv)
     try:
-        return _run(arguments)
+        return _run(**vars(arguments))
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 2

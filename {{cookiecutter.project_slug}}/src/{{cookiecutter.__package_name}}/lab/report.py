@@ -16,7 +16,7 @@ from . import execution, pairs, records
 from .checks import findings
 from .notebooks import digest, plainly_in_step, read_cells
 from .project import LabError, git, write_whole
-from .results import readme_findings
+from .results import readme_findings, readme_table
 from .tidy import tidy
 
 FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
@@ -25,12 +25,13 @@ ASSETS = Path(__file__).parent
 
 def report(
     root: Path,
-    name: str,
-    run: str | None = None,
-    formats: tuple[str, ...] = tuple(FORMATS),
-    parameters: dict[str, str] | None = None,
-    with_code: bool = False,
-    again: bool = False,
+    name: str | None,
+    run: str | None,
+    formats: list[str],
+    parameters: list[tuple[str, str]],
+    with_code: bool,
+    again: bool,
+    readme: bool,
 ) -> int:
     """Publish a notebook under `reports/`; where only its prose changed, nothing is executed.
 
@@ -38,18 +39,20 @@ def report(
     ----------
     root : Path
         The project's root.
-    name : str
-        The notebook.
-    run : str, optional
+    name : str or None
+        The notebook; with `readme` there may be none.
+    run : str or None
         A run to report instead of training.
-    formats : sequence of str
+    formats : list of str
         Of `md`, `html` and `pdf`; `md` is always written.
-    parameters : dict of str to str, optional
-        Values for the notebook's parameters cell.
+    parameters : list of (str, str)
+        Names and values for the notebook's parameters cell.
     with_code : bool
         Show the code in the PDF, too.
     again : bool
         Execute even if no code changed.
+    readme : bool
+        Fill the README's table of results.
 
     Returns
     -------
@@ -61,30 +64,41 @@ def report(
     LabError
         If there is no such notebook, run, format or parameter.
     """
-    unknown = set(formats) - set(FORMATS)
-    if unknown:
+    if unknown := set(formats) - set(FORMATS):
         raise LabError(f"no format {min(unknown)!r}; choose from {', '.join(FORMATS)}")
-    stem = pairs.find_notebook(root, name)
-    name = stem.relative_to(root / "notebooks").as_posix()
+    if name:
+        stem = pairs.find_notebook(root, name)
+        values = dict(parameters)
+        if run:
+            values["run"] = repr(_name_of_run(root, run))
+        notebook = _executed(root, stem, values, again)
+        code = _publish(root, stem, notebook, formats, with_code) if notebook else 1
+    elif not readme:
+        raise LabError("which notebook? for example: lab report 01_baseline")
+    else:
+        code = 0
+    return code or (readme_table(root) if readme else 0)
+
+
+def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -> dict | None:
+    """Execute a notebook, or take the outputs of last time; None where that failed."""
     cells = read_cells(pairs.read_half(stem.with_suffix(".py")) or "")
-    if not plainly_in_step(stem.with_suffix(".ipynb"), cells) and pairs.sync(root, [str(stem)]):
-        return 1
-    notebook = execution.read_notebook(stem.with_suffix(".ipynb"))
+    ipynb = stem.with_suffix(".ipynb")
+    if not plainly_in_step(ipynb, cells) and pairs.sync(root, [str(stem)]):
+        return None
+    notebook = execution.read_notebook(ipynb)
     if notebook is None:
-        raise LabError(f"{stem}.ipynb cannot be read; lab sync {name} writes it from its .py half")
-    parameters = dict(parameters or {})
-    if run:
-        parameters["run"] = repr(_name_of_run(root, run))
+        raise LabError(f"{ipynb} cannot be read; lab sync {stem.name} writes it from its .py half")
     execution.set_parameters(notebook, parameters)
-    target = root / "reports" / name
+    target = _target(root, stem)
     code = execution.code_digest(root, notebook)
     last = execution.read_notebook(target / "report.ipynb")
+    if not again and last and last["metadata"].get("lab", {}).get("code") == code:
+        print("no code changed since the last report: its outputs stand (--again executes)")
+        execution.take_outputs(notebook, last)
+        return notebook
     try:
-        if not again and last and last["metadata"].get("lab", {}).get("code") == code:
-            print("no code changed since the last report: its outputs stand (--again executes)")
-            execution.take_outputs(notebook, last)
-        else:
-            execution.execute(root, stem, notebook, code)
+        execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:
         target.mkdir(parents=True, exist_ok=True)
         execution.dump(target / "failed.ipynb", failure.notebook)
@@ -92,8 +106,13 @@ def report(
             _render(root, stem, failure.notebook, Path(folder), {"html"})
             (Path(folder) / "report.html").replace(target / "failed.html")
         print(f"{failure}\nthe report up to there: {target / 'failed.html'}", file=sys.stderr)
-        return 1
-    return _publish(root, stem, target, notebook, formats, with_code)
+        return None
+    return notebook
+
+
+def _target(root: Path, stem: Path) -> Path:
+    """Return the folder of a notebook's report."""
+    return root / "reports" / stem.relative_to(root / "notebooks")
 
 
 def _name_of_run(root: Path, run: str) -> str:
@@ -109,7 +128,7 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     """Write the report's files into a folder; return what `_typeset` does."""
     name = stem.relative_to(root / "notebooks").as_posix()
     run = notebook["metadata"].get("lab", {}).get("run")
-    last = root / "reports" / name / "run"
+    last = _target(root, stem) / "run"
     record = records.Record(Path(run) if run and Path(run).exists() else last)
     if run and record.config:
         _keep_card(record, last, folder / "run")
@@ -141,8 +160,9 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     return _typeset(folder)
 
 
-def _publish(root, stem, target, notebook, formats, with_code) -> int:
+def _publish(root, stem, notebook, formats, with_code) -> int:
     """Write the report beside the last one, then put it in its place."""
+    target = _target(root, stem)
     target.mkdir(parents=True, exist_ok=True)
     execution.dump(target / "report.ipynb", notebook)  # what took long, kept if the rest fails
     with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
