@@ -53,6 +53,8 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
     "windows": ('"digits"', r'"C:\Users\ada"', "C:", "a path of this machine"),
     "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
     "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),
+    "npm": ('"digits"', '"npm_' + "a1B2" * 9 + '"', "npm_", "a package registry's token"),
+    "password": ('"digits"', '"x"\npassword = "hunter2!hunter2"', "password", "like a password"),
     "url": ('"digits"', '"https://ada:secretword@x.org/"', "https://ada", "like a password"),
     "magic": ("# %autoreload 2", "if 1:\n    # %autoreload 2", "    # %auto", "an indented magic"),
     "run_id": (

@@ -139,6 +139,7 @@ SECRETS = {
     "notes.txt": "ghp_abcdefghijklmnopqrstuvwxyz0123456789\n",
     "settings.py": "API_KEY = 'sd8f7sd9f87s9d8f7s9d8f7'\n",
     "key.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\n",
+    "db.py": "password = 'hunter2!hunter2'\n",
     "hub.py": "login(token='hf_abcdefghijklmnopqrstuvwxyzABCDEFGH')\n",
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from . import pairs
+from .credentials import SECRETS
 from .notebooks import Cell, digest, plainly_in_step, read_cells
 from .percent import in_step
 from .project import LabError, git
@@ -35,17 +36,6 @@ MACHINE = (
     r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
     r"|(?<!\w)[A-Za-z]:\\+\w[\w\\.-]+"
 )
-SECRETS = {
-    "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
-    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{36}|\bgithub_pat_\w{22}",
-    "a GitLab token": r"\bglpat-[\w-]{20}",
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{30}",
-    "an API key": r"\bsk-[\w-]{20}|\bAIza[\w-]{35}",
-    "a Slack token": r"\bxox[abprs]-[\w-]{10}",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password": r"(?i)(api_?key|token|secret|password)[\"']?\s*[=:]\s*[\"'][^\"'\s<{(\[]{12,}"
-    r"[\"']|://[^/\s:@]+:[^/\s:@]+@",
-}
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 
 

@@ -15,25 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from .credentials import SECRET_NAMES, SECRET_TEXT
 from .hashes import sha256
 from .project import LabError, git
 
 LARGE = 100_000  # bytes; untracked files above this are listed with their hash, not copied
 LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
 NOT_CODE = ":(exclude)reports"  # made from records: in the patch they would nest without end
-SECRET_NAMES = (
-    ".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk", "*.jks", "*.kdbx",
-    "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".npmrc", ".pypirc",
-    ".pgpass", ".htpasswd", ".git-credentials", "*credential*", "*secret*", "kaggle.json",
-    "service[-_]account*.json", "token", "token.*", "*.token",
-)  # fmt: skip
-SECRET_TEXT = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY|\bA[KS]IA[0-9A-Z]{16}\b|\bgh[pousr]_\w{30,}"
-    rb"|\bgithub_pat_\w{22,}|\bglpat-[\w-]{20,}|\bhf_\w{30,}|\bsk-[\w-]{20,}"
-    rb"|\bxox[abprs]-[\w-]{10,}|\bAIza[\w-]{35}|\bpypi-[\w-]{50,}|\bnpm_\w{36}"
-    rb"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.|://[^\s/:@'\"]+:[^\s/@'\"]+@"
-    rb"|(?i:(?:api|access)_?key|_token|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][\w+/=-]{16,}[\"']"
-)
 INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 UNOWNED = ("sitecustomize", "usercustomize")  # Python imports them at its start; of no package
 DIFF = (
