@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -163,11 +164,28 @@ def test_a_folder_without_classes_or_images_or_at_all_is_said(repository):
     data = repository.root / "data"
     done = repository.train(*FOLDER)
     assert (done.returncode, "train/<class>/*.png" in done.stderr) == (2, True)
-    (data / "train" / "only").mkdir(parents=True)
+    write_folder(data, ("train", "val"))
+    shutil.move(data / "val" / "dark", data / "val" / "grey")
     done = repository.train(*FOLDER)
-    assert done.returncode == 2
-    assert "['only']" in done.stderr
+    assert (done.returncode, "train lacks ['grey'], which val has" in done.stderr) == (2, True)
+    shutil.rmtree(data / "train" / "dark")
+    (data / "train" / "dark").mkdir()
+    done = repository.train(*FOLDER)
+    assert (done.returncode, "images of ['bright']" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_what_systems_hide_in_a_folder_is_neither_image_nor_class(repository):
+    train = repository.root / "data" / "train"
+    write_folder(repository.root / "data")
+    (train / "dark" / "._001.png").write_bytes(b"Mac OS X")
+    (train / ".ipynb_checkpoints").mkdir()
+    (train / ".ipynb_checkpoints" / "x.png").write_bytes(b"")
+    (train / "empty").mkdir()
+    done = repository.train(*FOLDER)
+    assert done.returncode == 0, done.stderr
+    (data,) = (repository.root / "runs").glob("*/data.json")
+    assert json.loads(data.read_text())["class_names"] == ["bright", "dark"]
 
 
 def test_two_ranks_share_no_image_and_miss_none(repository):

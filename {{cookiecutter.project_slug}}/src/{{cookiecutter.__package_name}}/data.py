@@ -166,19 +166,18 @@ def fashion_mnist(config: Config, options: RunOptions) -> Splits:
 def folder(config: Config, options: RunOptions) -> Splits:
     """Your images: `--data-dir DIR`, in it train/<class>/*.png or jpg; UserError if not."""
     top = options.data_dir
-    if not (top / "train").is_dir():
-        raise UserError(f"no folder {top / 'train'}; put images at train/<class>/*.png in it")
-    names = sorted(path.name for path in (top / "train").iterdir() if path.is_dir())
+    images = {part: _list_images(top / part) for part in ("train", "val", "test")}
+    names = sorted({name for name, _ in images["train"]})
+    if len(names) < 2:
+        found = f"{top / 'train'} has images of {names or 'no class'}"
+        raise UserError(f"{found}; put those of two or more at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
-    for part in ("train", "val", "test"):
-        paths = sorted(
-            path for path in top.glob(f"{part}/*/**/*") if path.suffix.lower() in IMAGE_SUFFIXES
-        )
-        classes = [path.relative_to(top / part).parts[0] for path in paths]
-        if set(classes) - set(names) or (part == "train" and len(set(classes)) < 2):
-            raise UserError(f"{top / part} has the classes {sorted(set(classes))}; train {names}")
-        labels = torch.tensor([names.index(name) for name in classes], dtype=torch.int64)
-        splits[part] = Split(labels, None, tuple(paths), config.image_size) if paths else None
+    for part, found in images.items():
+        if other := {name for name, _ in found} - set(names):
+            raise UserError(f"{top}/train lacks {sorted(other)}, which {part} has; name them alike")
+        labels = torch.tensor([names.index(name) for name, _ in found], dtype=torch.int64)
+        paths = tuple(path for _, path in found)
+        splits[part] = Split(labels, None, paths, config.image_size) if paths else None
     files = [path for split in splits.values() if split for path in split.paths]
     if len(files) * config.image_size**2 * 3 <= options.memory_limit_mb * 2**20:
         splits = {part: split and _into_memory(split) for part, split in splits.items()}
@@ -227,6 +226,16 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
             cut, rest = (splits.train.select(part) for part in (order[:size], order[size:]))
             splits = replace(splits, train=rest, **{name: cut})
     return splits
+
+
+def _list_images(folder: Path) -> list[tuple[str, Path]]:
+    """List the class and the file of each image, less what is hidden, as macOS's ._1.png."""
+    found = []
+    for path in sorted(folder.glob("*/**/*")):
+        parts = path.relative_to(folder).parts
+        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part[0] == "." for part in parts):
+            found.append((parts[0], path))
+    return found
 
 
 def _read_image(path: Path, size: int) -> Tensor:
