@@ -148,6 +148,17 @@ def test_a_run_goes_on_with_no_other_data_than_it_began_with(repository):
     repository.train("--resume", "latest", "--data-dir", "data", check=True)
 
 
+def test_a_resumed_run_finds_its_data_where_it_was(repository, tmp_path):
+    write_folder(tmp_path / "elsewhere")
+    given = [*FOLDER, "--data-dir", tmp_path / "elsewhere"]  # the last of two wins
+    assert repository.train(*given, "--stop-after-epochs", "1").returncode == 0
+    done = repository.train("--resume", "latest")
+    assert done.returncode == 0, done.stderr
+    assert repository.train(*given).returncode == 0
+    resumed, uninterrupted = sorted((repository.root / "runs").glob("2*"))
+    assert outcome(resumed) == outcome(uninterrupted)
+
+
 @pytest.mark.parametrize("limit", ["4096", "0"])
 def test_a_corrupt_image_is_named(repository, limit):
     write_folder(repository.root / "data")

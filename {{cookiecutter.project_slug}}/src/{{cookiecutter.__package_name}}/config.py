@@ -60,7 +60,7 @@ class _Arguments:
 
 
 def parse_arguments(
-    argv: list[str] | None = None, base: Config | None = None
+    argv: list[str] | None = None, base: Config | None = None, data_dir: Path = RunOptions.data_dir
 ) -> tuple[Config, RunOptions]:
     """Read the command line of `train.py`.
 
@@ -70,6 +70,8 @@ def parse_arguments(
         By default the arguments of the process.
     base : Config, optional
         The values of flags that are not given.
+    data_dir : Path, optional
+        That of `--data-dir`, where it is not given.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def parse_arguments(
         If a number is out of range. (A wrong flag ends the process with exit code 2.)
     """
     arguments = sys.argv[1:] if argv is None else [str(part) for part in argv]
-    default = _Arguments(config=base or Config())
+    default = _Arguments(base or Config(), RunOptions(data_dir=data_dir))
     parsed = tyro.cli(
         _Arguments,
         prog="train.py",
@@ -101,7 +103,9 @@ def parse_arguments(
     return parsed.config, dataclasses.replace(parsed.run, **paths)
 
 
-def continue_config(argv: list[str] | None, recorded: dict[str, Any]) -> Config:
+def continue_run(
+    argv: list[str] | None, recorded: dict[str, Any], data_dir: Path
+) -> tuple[Config, RunOptions]:
     """Take the values of a run that goes on, and refuse flags that differ from them.
 
     Parameters
@@ -110,22 +114,26 @@ def continue_config(argv: list[str] | None, recorded: dict[str, Any]) -> Config:
         The arguments that were given now.
     recorded : dict
         The run's `config.json`; what it lacks takes its default.
+    data_dir : Path
+        Where its data is.
 
     Returns
     -------
-    Config
+    config : Config
         The recorded values.
+    options : RunOptions
+        Those given now.
 
     Raises
     ------
     UserError
         If a flag given now differs, each named, or `Config` no longer has a recorded field.
     """
-    unknown = recorded.keys() - vars(Config()).keys()
-    if unknown:
+    if unknown := recorded.keys() - vars(Config()).keys():
         raise UserError(f"the run has {', '.join(sorted(unknown))}, which Config no longer has")
     base = Config(**recorded)
-    given = vars(parse_arguments(argv, base)[0])
+    config, options = parse_arguments(argv, base, data_dir)
+    given = vars(config)
     differing = [
         f"--{name.replace('_', '-')} {given[name]} (recorded: {value})"
         for name, value in vars(base).items()
@@ -133,4 +141,4 @@ def continue_config(argv: list[str] | None, recorded: dict[str, Any]) -> Config:
     ]
     if differing:
         raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")
-    return base
+    return base, options

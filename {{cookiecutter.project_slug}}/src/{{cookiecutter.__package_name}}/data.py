@@ -130,8 +130,7 @@ def digits(config: Config, options: RunOptions) -> Splits:
     with np.load(path) as stored:
         images, labels = (torch.from_numpy(stored[name]) for name in ("images", "labels"))
     split = Split(labels.long(), images.unsqueeze(-1) * 15)  # 0 to 16 become 0 to 240
-    names = [str(digit) for digit in range(10)]
-    return Splits(split, None, None, names, [path], path.parent, shift=1)
+    return Splits(split, None, None, list("0123456789"), [path], path.parent, shift=1)
 
 
 def cifar10(config: Config, options: RunOptions) -> Splits:
@@ -217,8 +216,7 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
         choices = ", ".join(sorted(DATASETS))
         raise UserError(f"unknown data set {config.dataset!r}; choose from {choices}")
     splits = DATASETS[config.dataset](config, options)
-    generator = torch.Generator()  # not the one of the weights
-    generator.manual_seed(config.split_seed % 2**64)
+    generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # not the weights'
     for name, share in (("test", 0.2), ("validation", 0.1)):
         if getattr(splits, name) is None:
             order = torch.randperm(len(splits.train), generator=generator)

@@ -109,6 +109,11 @@ class Record:
             if name.startswith(prefix)
         }
 
+    def data_folder(self, root: Path) -> Path:
+        """Return where the data was, if it is there now; else the `data` folder in `root`."""
+        folder = root / Path(self.data.get("data_dir") or "data").expanduser()
+        return folder if folder.exists() else root / "data"
+
     @classmethod
     def create(
         cls,

@@ -69,9 +69,8 @@ class Rerun:
                 command += [f"--{flag}", *map(str, values)]
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
-        folder = self.root / Path(self.old.data.get("data_dir") or "data").expanduser()
-        folder = folder if folder.exists() else self.root / "data"
-        return [*command, "--data-dir", str(folder), "--runs-dir", str(runs_dir)]
+        folder = str(self.old.data_folder(self.root))
+        return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir)]
 
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
