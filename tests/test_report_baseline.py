@@ -9,6 +9,7 @@ import threading
 
 import pytest
 from conftest import Project, commit_all
+from datasets import write_folder
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -157,19 +158,31 @@ def test_a_run_that_exists_is_reported_instead_of_training(published):
     unfinished.with_suffix(".kept").rename(unfinished)
 
 
+def test_a_run_on_one_s_own_images_is_reported_from_where_they_are(published, tmp_path):
+    write_folder(tmp_path / "images")
+    options = ("--dataset", "folder", "--image-size", "16", "--batch-size", "32", "--epochs", "2")
+    published.train(*options, "--data-dir", tmp_path / "images", check=True)
+    run = published.runs()[-1].name
+    published.lab("new", "My own images", "--from", "01_baseline", check=True)
+    done = published.lab("report", "03_my_own_images", "--run", run, "--to", "md")
+    assert done.returncode == 0, done.stderr
+    readme = text(published.root / "reports/03_my_own_images/README.md")
+    assert "test images are classified correctly" in readme
+
+
 def test_a_second_training_that_fails_fails_the_report(published):
-    path = published.root / "notebooks/03_twice.py"
+    path = published.root / "notebooks/04_twice.py"
     baseline = text(published.root / "notebooks/01_baseline.py")
     start = baseline.index("# %%\nrecord = model = None")
     training = baseline[start : baseline.index("# %%\nfigures.learning_curves")]
     again = f'# %%\narguments = "--epochs 1 --model no_such_model"\n\n{training}'
     head = baseline[: baseline.index("# %% [markdown]\n# ## 1. Purpose")]
     path.write_text(head + training + again, encoding="utf-8")
-    done = published.lab("report", "03_twice", "-p", "epochs", "1", "--to", "md")
+    done = published.lab("report", "04_twice", "-p", "epochs", "1", "--to", "md")
     assert done.returncode == 1
     assert "the training failed" in done.stderr
-    assert not (published.root / "reports/03_twice/README.md").exists()
-    page = text(published.root / "reports/03_twice/failed.html")
+    assert not (published.root / "reports/04_twice/README.md").exists()
+    page = text(published.root / "reports/04_twice/failed.html")
     assert "no_such_model" in page  # the script exits, and `%run` swallows that
 
 

@@ -61,7 +61,7 @@ def run(argv: list[str] | None) -> tuple[Record | None, nn.Module]:
         record = find(ROOT, options.resume, options.runs_dir, state="unfinished")
         if record.state != "unfinished":
             raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
-        config, options = configuration.continue_run(argv, record.config, record.data_folder(ROOT))
+        config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
 
     world = join_world(config.device)
     config = replace(config, device=world.device.type)

@@ -15,7 +15,7 @@ run = None  # lab report --run sets it; section 5 then shows that run and trains
 from IPython.display import Markdown
 
 from {{ cookiecutter.__package_name }} import figures
-from {{ cookiecutter.__package_name }}.config import ROOT, Config, parse_arguments
+from {{ cookiecutter.__package_name }}.config import ROOT, parse_arguments, take_recorded
 from {{ cookiecutter.__package_name }}.data import load_splits
 from {{ cookiecutter.__package_name }}.lab import code, environment
 from {{ cookiecutter.__package_name }}.lab.records import find
@@ -24,7 +24,8 @@ from {{ cookiecutter.__package_name }}.models import build_model
 arguments = f"--dataset {dataset} --model {architecture} --epochs {epochs} --seed {seed}"
 config, options = parse_arguments(arguments.split())
 if run:
-    config = Config(**find(ROOT, run).config)
+    found = find(ROOT, run)
+    config, options = take_recorded([], found.config, found.data_folder(ROOT))
 
 # %% [markdown]
 # ## 1. Purpose
@@ -67,7 +68,6 @@ if run:
 from datetime import UTC, datetime
 
 if run:
-    found = find(ROOT, run)
     machine, source = found.environment, found.code
     started = datetime.strptime(found.id[:15], "%Y%m%d-%H%M%S")
 else:

@@ -103,10 +103,10 @@ def parse_arguments(
     return parsed.config, dataclasses.replace(parsed.run, **paths)
 
 
-def continue_run(
+def take_recorded(
     argv: list[str] | None, recorded: dict[str, Any], data_dir: Path
 ) -> tuple[Config, RunOptions]:
-    """Take the values of a run that goes on, and refuse flags that differ from them.
+    """Take the values of a run that goes on or is shown, and refuse flags that differ from them.
 
     Parameters
     ----------
