@@ -110,7 +110,7 @@ def test_every_option_s_project_passes_its_own_tests_and_hooks(variant, tmp_path
     shutil.copytree(made.root, root)
     project = commit_all(Project(root))
     tested = project.python("-m", "pytest", "-q", "-p", "no:cacheprovider")
-    assert tested.returncode == 0, tested.stdout
+    assert tested.returncode == 0, tested.stdout + tested.stderr
     home = {"PRE_COMMIT_HOME": str(HOOKS_HOME)}
     hooked = project.python("-m", "pre_commit", "run", "--all-files", env=home)
     assert hooked.returncode == 0, hooked.stdout
@@ -262,7 +262,7 @@ def test_the_code_grows_no_further(pristine):
     """What is held: lines of code, docstrings and blank lines apart, and no long file."""
     research, bench = sources(pristine)
     assert sum(map(code_lines, research)) <= 950
-    assert sum(map(code_lines, bench)) <= 3500  # the goal is 2,300
+    assert sum(map(code_lines, bench)) <= 3450  # the goal is 2,300
     for path in [*bench, *research, *sorted((pristine.root / "tests").rglob("*.py"))]:
         assert lines(path) <= 320, path  # the goal is 300
 

@@ -53,15 +53,7 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON that a person can read and diff: one line a key, one line a package.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : dict
-        What it holds.
-    """
+    """Write `content` to `path` for people to read and diff: a line a key, a line a package."""
     lines = []
     for key, value in finite(content).items():
         text = json.dumps(value, ensure_ascii=False)

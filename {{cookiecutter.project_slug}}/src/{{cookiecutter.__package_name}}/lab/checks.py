@@ -40,21 +40,10 @@ Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it st
 
 
 def check(root: Path, names: list[str], strict: bool = False) -> int:
-    """Print what is to be mended, one line a finding.
+    """Print what is to be mended in the notebooks `names` of `root`, or in all: a line each.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    names : list of str
-        Notebooks; none means all. Those in `notebooks/scratch` are left in peace.
-    strict : bool
-        Count warnings as errors.
-
-    Returns
-    -------
-    int
-        1 if there is an error, else 0.
+    Those in `notebooks/scratch` are left in peace. Returns 1 if there is an error; with `strict`
+    a warning is one.
     """
     asked = [pairs.find_notebook(root, name) for name in names] or pairs.stems(root)
     scratch = root / "notebooks" / "scratch"
@@ -76,21 +65,10 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
 
 
 def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
-    """Check one notebook.
+    """Yield line, finding and whether it stops a commit, for the pair `stem` under `root`.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    stem : Path
-        The pair, without suffix.
-    tracked : set of str, optional
-        What git holds of `reports`; without it nobody asks whether the run's record is there.
-
-    Yields
-    ------
-    tuple of int, str and bool
-        The line, what is to be mended and how, and whether it stops a commit.
+    Without `tracked`, what git holds of `reports`, nobody asks whether the run's record is
+    there.
     """
     text = pairs.read_half(stem.with_suffix(".py"))
     if text is None:

@@ -38,19 +38,10 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
-    """Read what a table shows of a run: three small files, four with its metrics.
+    """Read what a table shows of the run in `folder`: three small files, four with `metrics`.
 
-    Parameters
-    ----------
-    folder : str
-        A run's.
-    metrics : bool
-        Add those of the last epoch.
-
-    Returns
-    -------
-    dict
-        `run`, `state`, `verdict`, `path`, then every field of its config and its result.
+    It has `run`, `state`, `verdict`, `path`, then every field of config and result, and with
+    `metrics` those of the last epoch.
     """
     config, result = _read(f"{folder}/config.json"), _read(f"{folder}/result.json")
     finished = bool(config and result)
@@ -62,19 +53,9 @@ def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
 
 
 def table_rows(runs_dir: Path, metrics: bool = False) -> list[dict[str, Any]]:
-    """Read all runs below a folder, oldest first; what is no record is named and skipped.
+    """Read all runs in `runs_dir`, oldest first, each as `row_of` does, with `metrics` or without.
 
-    Parameters
-    ----------
-    runs_dir : Path
-        A project's `runs`.
-    metrics : bool
-        Add those of the last epoch.
-
-    Returns
-    -------
-    list of dict
-        As `row_of` gives them.
+    What is no record is named and skipped.
     """
     rows = []
     entries = list(os.scandir(runs_dir)) if runs_dir.is_dir() else []
@@ -128,17 +109,9 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
 
 
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold finished runs that differ in nothing but the seed.
+    """Fold those finished `rows` that differ in nothing but the seed.
 
-    Parameters
-    ----------
-    rows : list of dict
-        Runs.
-
-    Returns
-    -------
-    list of dict
-        The config without its seed, `seeds`, and of each result mean and `_sd`.
+    A group has the config without its seed, `seeds`, and of each result mean and `_sd`.
     """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -158,30 +131,11 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: bool) -> int:
-    """List the runs.
+    """List the runs of the project at `root`: a table, or `as_json` every field.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    as_json : bool
-        Every field, for scripts.
-    where : list of str
-        Conditions such as `model=resnet18`; all must hold.
-    sort : str, optional
-        A field of the config or a metric; `-` before it turns the order.
-    group : bool
-        Fold seeds together.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    LabError
-        If there is no such field, or a condition cannot be read.
+    All conditions in `where` must hold, such as `model=resnet18`; `sort` is a field, turned by
+    `-` before it; `group` folds seeds together. LabError if there is no such field, or a
+    condition cannot be read.
     """
     conditions = [_condition(text) for text in where]
     asked = {field for field, _ in conditions} | {(sort or "").lstrip("-")}
@@ -227,17 +181,8 @@ def _sides(name: str, one: Any, other: Any) -> str:
 def compare(root: Path, first: str, second: str) -> int:
     """Say how two runs differ, by cause: config, code, environment, data; then their metrics.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    first, second : str
-        What `records.find` understands.
-
-    Returns
-    -------
-    int
-        0 when nothing differs, else 1.
+    The `first` and the `second` are what `records.find` understands in `root`. Returns 1 if
+    anything differs.
     """
     from . import environment, worktree
 

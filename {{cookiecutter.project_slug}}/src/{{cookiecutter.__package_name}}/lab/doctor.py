@@ -224,21 +224,10 @@ def _kernel(_root: Path, _deep: bool) -> Iterator[Finding]:
 
 
 def doctor(root: Path, deep: bool, as_json: bool) -> int:
-    """Say what is wrong and which command mends it.
+    """Say what is wrong with the project at `root`, and which command mends it.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    deep : bool
-        Compare installed files by hash, not by size and time alone.
-    as_json : bool
-        Print a list of findings for scripts.
-
-    Returns
-    -------
-    int
-        0 if nothing must be mended, else 1.
+    With `deep`, installed files are compared by hash, not by size and time alone; `as_json` is
+    for scripts. Returns 1 if something must be mended.
     """
     answer = []
     for check in (_git, _python, _environment, _gpu, _threads, _disk, _data, _kernel):

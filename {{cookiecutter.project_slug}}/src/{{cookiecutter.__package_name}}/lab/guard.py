@@ -124,23 +124,11 @@ def _stems(paths) -> set[str]:
 
 
 def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) -> int:
-    """Refuse what is not clean, paired and in step.
+    """Refuse what is not clean, paired and in step in the repository at `root`; return 1 then.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    staged : bool
-        Judge what the next commit would change; else everything that the index holds.
-    files : list of str
-        With `staged`: judge these, too (pre-commit names all files when it is told to).
-    fix : bool
-        Bring the pairs in question in step on disk, so that only `git add` is left to do.
-
-    Returns
-    -------
-    int
-        0 good; 1 refused.
+    If `staged`, what the next commit would change is judged, and `files` too (pre-commit names
+    all when it is told to); else all that the index holds. With `fix`, such pairs are brought
+    in step on disk, so that only `git add` is left to do.
     """
     index, head = tracked(root, None), tracked(root, "HEAD")
     changed = {path for path in index.keys() | head.keys() if index.get(path) != head.get(path)}
@@ -182,18 +170,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
 
 
 def dirty_history(root: Path) -> list[tuple[str, str]]:
-    """Find notebooks in the last commit that the guard would refuse.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    list of (str, str)
-        What was found, and the command that mends it.
-    """
+    """Return what the guard refuses in the last commit of `root`, and what mends each."""
     tree = tracked(root, "HEAD")
     findings = list(_judge(root, tree, {}, _stems(tree)))
     new = "git add notebooks && " if any("is missing" in f.what for f in findings) else ""

@@ -43,17 +43,9 @@ WORDS = {  # what solvers print, and what it means; the first that fits
 
 
 def explain(said: str) -> str:
-    """Put a solver's message (conda, mamba, rattler or uv) into the words of a person.
+    """Put what conda, mamba, rattler or uv `said` into a person's words: cause and remedy.
 
-    Parameters
-    ----------
-    said : str
-        What was printed.
-
-    Returns
-    -------
-    str
-        The cause and what to change; of an unknown message its end.
+    Of an unknown message it returns the end.
     """
     for pattern, words in WORDS.items():
         if found := re.search(pattern, said + "\n"):
@@ -62,24 +54,9 @@ def explain(said: str) -> str:
 
 
 def asked(root: Path, source: str) -> dict:
-    """Read the part of `pyproject.toml` or `environment.yml` that decides what is installed.
+    """Read what a `source` in `root` asks to be installed; LabError if it cannot be read.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    source : str
-        The file's name.
-
-    Returns
-    -------
-    dict
-        Its dependencies and channels, as they stand there.
-
-    Raises
-    ------
-    LabError
-        If it cannot be read.
+    That is `pyproject.toml` or an `environment.yml`.
     """
     try:
         text = (root / source).read_text(encoding="utf-8")
@@ -97,18 +74,7 @@ def _header(root: Path, source: str) -> str:
 
 
 def stale(root: Path) -> dict[str, bool]:
-    """Return for each lock file that is there whether its source has changed since.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    dict of str to bool
-        By the lock's name.
-    """
+    """Return, for each lock file in `root` by its name, whether its source has changed since."""
     return {
         name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
         for name, source in SOURCES.items()
@@ -150,19 +116,9 @@ def _lock_conda(root: Path, folder: Path) -> str | None:
 
 
 def lock(root: Path, check: bool) -> int:
-    """Write the lock files anew, or say whether they belong to their sources.
+    """Write the lock files in `root`; with `check` only say whether they fit their sources.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    check : bool
-        Write nothing, compare only.
-
-    Returns
-    -------
-    int
-        0 good; 1 a lock is out of date, or could not be made.
+    Returns 1 if one is out of date, or could not be made.
     """
     if check:
         found = stale(root)

@@ -38,24 +38,9 @@ def _thinned(values: list) -> list:
 
 
 def logbook(root: Path, output: Path | None = None) -> int:
-    """Write the page of all runs.
+    """Write the page of all runs in `root`; LabError if there are none.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    output : Path, optional
-        By default `runs/logbook.html`.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    LabError
-        If there is no run.
+    It goes to `output`, by default `runs/logbook.html`.
     """
     output = (output or root / "runs" / "logbook.html").absolute()
     rows = table_rows(root / "runs")

@@ -31,17 +31,9 @@ class Cell:
 
 
 def read_cells(text: str) -> list[Cell]:
-    """Read jupytext's percent format, with line numbers and without the wait for jupytext.
+    """Read the `text` of a `.py` half, jupytext's percent format, without the wait for jupytext.
 
-    Parameters
-    ----------
-    text : str
-        The `.py` half.
-
-    Returns
-    -------
-    list of Cell
-        The cells that are not empty, without comment marks before prose and magics.
+    Empty cells are left out, and so are comment marks before prose and magics.
     """
     cells: list[Cell] = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -77,26 +69,10 @@ def plainly_in_step(ipynb: Path, cells: list[Cell]) -> bool:
 
 
 def new(root: Path, title: str, source: str | None = None) -> int:
-    """Write the next numbered notebook, both halves.
+    """Write the next numbered notebook in `root`, both halves, with a `title` in any script.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    title : str
-        The question, in any script; kept as it is at the top of the notebook.
-    source : str, optional
-        A notebook to start from; its purpose and conclusion are to be written anew.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    LabError
-        If the title is empty, or there is a notebook of that name.
+    From a `source`, another notebook, it takes all but purpose and conclusion. LabError if the
+    title is empty or its file name taken.
     """
     from . import pairs
 

@@ -93,19 +93,10 @@ def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple
 
 
 def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
-    """Merge a notebook for git: disjoint edits together; at a conflict ours stays, valid JSON.
+    """Merge a notebook for git, which gives three temporary files and the notebook's `path`.
 
-    Parameters
-    ----------
-    base, ours, theirs : str
-        Git's temporary files; the result goes to `ours`.
-    path : str
-        The notebook's path in the repository.
-
-    Returns
-    -------
-    int
-        0 merged; 1 conflict.
+    Edits of different places go together, into `ours`; where `ours` and `theirs` both changed
+    the same place of `base`, `ours` stays, valid JSON, and 1 is returned.
     """
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
@@ -256,21 +247,9 @@ def _undo(root: Path) -> int:
 
 
 def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
-    """Bring both halves of pairs in step, by content.
+    """Bring both halves of `notebooks` in `root`, or of all, in step; or `undo` the last time.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    notebooks : list of str
-        Their names or paths; none means all.
-    undo : bool
-        Put back what the last sync replaced instead.
-
-    Returns
-    -------
-    int
-        0 all in step; 1 a pair needs a person, and was not touched.
+    Returns 1 if a pair needs a person, and was not touched.
     """
     if undo:
         return _undo(root)

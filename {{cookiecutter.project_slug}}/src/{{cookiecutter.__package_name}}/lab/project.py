@@ -39,41 +39,14 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def package_of(root: Path) -> str:
-    """Return the name of the project's package: the folder under `src` that holds `lab`.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    str
-        The import name.
-
-    Raises
-    ------
-    LabError
-        If there is none.
-    """
+    """Return the name of the folder in `src` of `root` that holds `lab`; or LabError."""
     for candidate in sorted((root / "src").glob("*/lab/cli.py")):
         return candidate.parent.parent.name
     raise LabError(f"no package with a lab folder under {root / 'src'}; restore it with git")
 
 
 def project_env(root: Path) -> dict[str, str]:
-    """Return the environment for child processes, so that they import this project's own code.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root; its `src` comes before any installed copy.
-
-    Returns
-    -------
-    dict of str to str
-        A copy of `os.environ` with PYTHONPATH and PATH set.
-    """
+    """Return an environment whose processes import the code of `root`, whatever is installed."""
     env = dict(os.environ)
     paths = [str(root / "src"), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
@@ -120,15 +93,7 @@ def git(root: Path, *arguments: str, check: bool = True, text: bool = True, **op
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file so that it is there whole or not at all.
-
-    Parameters
-    ----------
-    path : Path
-        The file; what stood there is replaced.
-    content : str or bytes
-        Text is written as UTF-8 with `\\n` line ends.
-    """
+    """Write `content`, text as UTF-8, to `path` so that the file is there whole or not at all."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:

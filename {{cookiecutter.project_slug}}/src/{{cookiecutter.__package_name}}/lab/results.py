@@ -45,41 +45,14 @@ def _split_readme(root: Path) -> tuple[str, str, str] | None:
 
 
 def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield where the README's results table differs from the record cards.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Yields
-    ------
-    tuple of int and str
-        Line and finding.
-    """
+    """Yield line and finding where the README of `root` differs from the record cards."""
     parts = _split_readme(root)
     if parts and parts[1] != _table(root):
         yield parts[0].count("\n") + 1, "the results table is out of step; lab report --readme"
 
 
 def readme_table(root: Path) -> int:
-    """Fill the README's results table from the record cards.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    int
-        0.
-
-    Raises
-    ------
-    LabError
-        If the README lacks the two markers.
-    """
+    """Fill the table in the README of `root` from the record cards; LabError without its marks."""
     parts = _split_readme(root)
     if not parts:
         raise LabError(f"README.md lacks the lines {MARKS[0]} and {MARKS[1]}; put them back")

@@ -95,22 +95,10 @@ def _hooks(root: Path) -> bool:
 
 
 def setup(root: Path) -> int:
-    """Set up a checkout: repository, notebook filter, merge driver, hooks, pairs in step.
+    """Set up a checkout at `root`: repository, filter, merge driver, hooks, pairs in step.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    int
-        0 good; 1 something needs a person, which is printed.
-
-    Raises
-    ------
-    LabError
-        If git or a hook's installation fails.
+    Returns 1 if something needs a person, which is printed; LabError if git fails or knows no
+    name.
     """
     identity = git(root, "var", "GIT_COMMITTER_IDENT", check=False)
     if identity.returncode:
@@ -133,18 +121,7 @@ def setup(root: Path) -> int:
 
 
 def problems(root: Path) -> list[tuple[str, str]]:
-    """Find what `lab setup` has not done here.
-
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-
-    Returns
-    -------
-    list of (str, str)
-        What was found, and the command that mends it.
-    """
+    """Return what `lab setup` has not done in `root`, each with the command that mends it."""
     found = []
     script = _git_dir(root, "lab/nbfilter.py")
     if not script.exists() or script.read_bytes() != Path(nbfilter.__file__).read_bytes():

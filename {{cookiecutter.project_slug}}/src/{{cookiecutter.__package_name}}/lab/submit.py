@@ -18,28 +18,11 @@ RANGE = re.compile(r"((?:--?[\w-]+=)?)(\d+)\.\.(\d+)")
 
 
 def submit(root: Path, arguments: list[str], options: list[str], lines: Path | None = None) -> int:
-    """Queue one job for each combination of the arguments.
+    """Queue a job for each combination of `arguments`, in which 0..4 stands for five values.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    arguments : list of str
-        Of `train.py`; `0..4` stands for five values.
-    options : list of str
-        For sbatch; they win over those in `cluster/train.sbatch`.
-    lines : Path, optional
-        A file with further arguments, a job for each line; `#` begins a comment.
-
-    Returns
-    -------
-    int
-        0 when Slurm took them.
-
-    Raises
-    ------
-    LabError
-        If there is no Slurm here, or it refuses.
+    Sbatch's `options` win over those in `cluster/train.sbatch` of `root`; each line of the file
+    `lines` has further arguments for a job of its own, after `#` a comment. LabError if there
+    is no Slurm here, or it refuses.
     """
     if shutil.which("sbatch") is None:
         raise LabError("there is no sbatch on PATH; submit from the cluster's login node")
@@ -85,18 +68,9 @@ def _expand(arguments: list[str], lines: Path | None) -> list[list[str]]:
 
 
 def job_states(root: Path) -> dict[str, str]:
-    """Ask Slurm for this project's jobs.
+    """Ask Slurm which jobs of `root` are `queued`, `running` or `preempted` (to go on later).
 
-    Parameters
-    ----------
-    root : Path
-        The project's, from which they were submitted.
-
-    Returns
-    -------
-    dict of str to str
-        `queued`, `running` or `preempted` (waiting to go on) by the name that a record's
-        environment has as `job`; empty where there is no Slurm.
+    They are named as in a record's environment, `job`; without Slurm there are none.
     """
     if shutil.which("squeue") is None:
         return {}
@@ -114,15 +88,7 @@ def job_states(root: Path) -> dict[str, str]:
 
 
 def show_jobs(root: Path, rows: list[dict[str, Any]]) -> None:
-    """Give unfinished rows of `lab runs` the state of their jobs; add jobs that have no run yet.
-
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    rows : list of dict
-        With `run`, `state` and `path`; changed in place.
-    """
+    """Give the unfinished `rows` of runs in `root` their job's state; add jobs without a run."""
     states = job_states(root)
     for row in rows if states else ():
         if row["state"] == "unfinished":

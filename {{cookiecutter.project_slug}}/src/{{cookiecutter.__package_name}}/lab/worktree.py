@@ -80,15 +80,7 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
 
 
 def discard(root: Path, folder: Path) -> None:
-    """Remove a temporary worktree and git's note of it.
-
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    folder : Path
-        The worktree.
-    """
+    """Remove the temporary worktree `folder` of the repository `root`, and git's note of it."""
     git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
     shutil.rmtree(folder, ignore_errors=True)
 
