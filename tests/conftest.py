@@ -73,6 +73,15 @@ class Project:
         """Run `python train.py`."""
         return self.python(self.root / "train.py", *arguments, **options)
 
+    def own_tests(self):
+        """Run the project's own tests, with no plugin that only the template's tests need.
+
+        rerunfailures keeps a socket and a thread, and a project takes warnings for errors.
+        """
+        plugins = ("-p", "no:cacheprovider", "-p", "no:rerunfailures", "-p", "no:xdist")
+        done = self.python("-m", "pytest", "-q", *plugins)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def git(self, *arguments, check=True, **options):
         """Run git; unlike the others it must succeed unless told otherwise."""
         return self.run("git", *arguments, check=check, **options)

@@ -167,8 +167,7 @@ def test_an_update_brings_what_is_new_and_loses_nothing(created):
 def test_an_updated_project_still_works(created):
     do_research(created)
     assert created.run(CRUFT, "update", "--skip-apply-ask").returncode == 0
-    tested = created.python("-m", "pytest", "-q", "-p", "no:cacheprovider", "tests")
-    assert tested.returncode == 0, tested.stdout
+    created.own_tests()
     created.train("--epochs", "1", "--model", "mine", "--mine", "4", check=True)
 
 
