@@ -203,14 +203,9 @@ class Record:
             os.fsync(file.fileno())
 
     def go_on(self, root: Path, epoch: int, step: int) -> None:
-        """Take the run up again: drop what is computed again, note what changed in between.
+        """Take the run up again in `root`, at `epoch` and `step`, both from 0.
 
-        Parameters
-        ----------
-        root : Path
-            The project's.
-        epoch, step : int
-            Where it goes on, both from 0.
+        What is computed again is dropped, and what changed in between is noted.
         """
         from . import code, environment, worktree
 
