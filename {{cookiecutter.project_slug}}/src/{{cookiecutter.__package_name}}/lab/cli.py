@@ -124,17 +124,10 @@ def _run(call: str, **options: object) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command of `lab`.
+    """Run one command of `lab`, by the arguments `argv` or those of the process.
 
-    Parameters
-    ----------
-    argv : list of str, optional
-        The arguments; by default those of the process.
-
-    Returns
-    -------
-    int
-        0 good; 1 what was asked about does not hold; 2 it could not be asked.
+    Returns 0 if all is good, 1 if what was asked about does not hold, 2 if it could not be
+    asked.
     """
     for stream in (sys.stdout, sys.stderr):  # a Windows console's code page lacks most scripts
         if hasattr(stream, "reconfigure"):

@@ -37,10 +37,10 @@ def _conda_packages(prefix: Path) -> Iterator[tuple[dict[str, Any], dict[str, An
             yield found | {"manager": "conda"}, note
 
 
-def _installed(paths: list[str] | None = None) -> Iterator[tuple[str, str, Path]]:
+def _installed() -> Iterator[tuple[str, str, Path]]:
     """Yield name, version and metadata folder of what Python can import, the first of each name."""
     seen = set()
-    for place in dict.fromkeys(sys.path if paths is None else paths):
+    for place in dict.fromkeys(sys.path):
         try:
             names = sorted(os.listdir(place or "."))  # noqa: PTH208 (one folder of 500 names)
         except OSError:
@@ -128,19 +128,10 @@ def _expected() -> Iterator[tuple[str, str, str, str, int | None, float]]:
 
 
 def damaged(deep: bool = False, among: set[str] | None = None) -> list[tuple[str, str, str]]:
-    """Find installed files that are not what was installed: edited in place, or gone.
+    """Find installed files that were edited in place or are gone: package, file, and which of both.
 
-    Parameters
-    ----------
-    deep : bool
-        Hash every file; else those of another size, or written after their package was.
-    among : set of str, optional
-        Look at these files alone.
-
-    Returns
-    -------
-    list of tuple
-        Package, file, and `changed` or `missing`.
+    With `deep` every file is hashed, else those of another size, or written after their package
+    was. `among` names the only files to look at.
     """
     found = []
     for package, path, kind, digest, size, written in _expected():

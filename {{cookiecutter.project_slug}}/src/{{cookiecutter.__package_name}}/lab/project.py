@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 
 class LabError(Exception):
@@ -14,22 +15,9 @@ class LabError(Exception):
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Find the project around a folder.
+    """Return the nearest folder from `start`, by default the working one, that holds a project.
 
-    Parameters
-    ----------
-    start : Path, optional
-        Where to begin; by default the working directory.
-
-    Returns
-    -------
-    Path
-        The nearest folder upwards that holds `train.py`, `environment.yml` and `src`.
-
-    Raises
-    ------
-    LabError
-        If there is none.
+    That is one with `train.py`, `environment.yml` and `src`; LabError if there is none upwards.
     """
     here = Path(start or Path.cwd()).resolve()
     for folder in (here, *here.parents):
@@ -54,31 +42,13 @@ def project_env(root: Path) -> dict[str, str]:
     return env
 
 
-def git(root: Path, *arguments: str, check: bool = True, text: bool = True, **options):
-    """Run git in the project.
+def git(
+    root: Path, *arguments: str, check: bool = True, text: bool = True, **options: Any
+) -> subprocess.CompletedProcess:
+    """Run git in `root` with `arguments`, and further `options` of `subprocess.run`, as `input`.
 
-    Parameters
-    ----------
-    root : Path
-        Where git runs.
-    *arguments : str
-        Git's arguments.
-    check : bool
-        Raise when git fails.
-    text : bool
-        Decode the output as UTF-8; `False` gives bytes.
-    **options
-        Further arguments of `subprocess.run`, such as `input` and `env`.
-
-    Returns
-    -------
-    subprocess.CompletedProcess
-        With `stdout` and `stderr`.
-
-    Raises
-    ------
-    LabError
-        If git is not installed, or fails and `check` is set.
+    The output is UTF-8, or bytes without `text`. LabError if git is not installed, or fails and
+    `check` is set.
     """
     coding = {"encoding": "utf-8", "errors": "surrogateescape"} if text else {}
     command = ["git", "-C", str(root), *arguments]

@@ -18,26 +18,11 @@ SEEDS = ("pip", "setuptools", "wheel")
 
 
 def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
-    """Build the environment of a record.
+    """Build the environment of a record, as `recorded`, in `folder`; return its Python.
 
-    Parameters
-    ----------
-    recorded : dict
-        Its `environment.json`.
-    own : str
-        The project's package, which comes from the record's code instead.
-    folder : Path
-        Where to; one that was built from the same list is used again.
-
-    Returns
-    -------
-    str
-        Its Python.
-
-    Raises
-    ------
-    LabError
-        If the folder holds something else, no tool is here, or a package cannot be had.
+    The project's `own` package comes from the record's code instead. A folder that was built
+    from the same list is used again. LabError if it holds something else, no tool is here, or a
+    package cannot be had.
     """
     folder = folder.absolute()
     packages = [
@@ -94,9 +79,7 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
     tool = next((found for found in map(shutil.which, CONDA) if found), None)
     if tool is None:
         tools = ", ".join(CONDA)
-        raise LabError(
-            f"the record has packages of conda, and none of {tools} is here; install one"
-        )
+        raise LabError(f"it has packages of conda, and none of {tools} is here; install one")
     lines = ["@EXPLICIT"]
     for package in packages:
         if package["manager"] == "conda":
@@ -125,6 +108,5 @@ def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     if wanted:
         listing = python.parent.parent / "requirements.txt"
         command = [str(python), "-m", "pip", "install", "--no-deps", "--requirement", str(listing)]
-
         write_whole(listing, "\n".join(wanted) + "\n")
         _run(command, "pip cannot install the recorded versions")

@@ -16,21 +16,10 @@ SHOWN = ("text/markdown", "text/latex", "text/html", "text/plain")  # only the f
 
 
 def tidy(root: Path, notebook: dict, folder: Path) -> dict:
-    """Return a copy of an executed notebook for pandoc, and write its figures.
+    """Return a copy of an executed `notebook` for pandoc, without what differs between machines.
 
-    Parameters
-    ----------
-    root : Path
-        The project's root, which no output should name.
-    notebook : dict
-        Executed.
-    folder : Path
-        Holds `figures`, where pictures are written as `<section>-<number>`.
-
-    Returns
-    -------
-    dict
-        The notebook, without what differs from machine to machine.
+    Pictures are written to `figures` in `folder`, as `<section>-<number>`; no output names
+    `root`, the project's.
     """
     notebook, section = json.loads(json.dumps(notebook)), "0"
     counts: dict[str, int] = {}

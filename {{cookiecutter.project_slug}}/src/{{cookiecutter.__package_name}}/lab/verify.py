@@ -29,28 +29,10 @@ def verify(
 ) -> int:
     """Run a record again in a temporary worktree, and compare every number and weight.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    name : str
-        What `records.find` understands.
-    tolerance : float
-        By how much a metric may differ, absolutely.
-    epochs : int, optional
-        Only so many epochs, from the first.
-    restore : Path, optional
-        Where to rebuild the recorded environment, to run in it.
-
-    Returns
-    -------
-    int
-        0 for `identical` and `within tolerance`, 1 for `different`.
-
-    Raises
-    ------
-    LabError
-        If it could not be asked.
+    Its `name` is what `records.find` understands in `root`. A metric may differ by `tolerance`,
+    absolutely; `epochs` asks for the first few alone; in `restore` the recorded environment is
+    rebuilt, to run in it. Returns 1 if the verdict is `different`, else 0; LabError if it could
+    not be asked.
     """
     for variable in git(root, "rev-parse", "--local-env-vars").stdout.split():
         os.environ.pop(variable, None)  # called from a hook, git would write the index of a commit

@@ -16,23 +16,10 @@ from .project import LabError, git
 
 
 def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
-    """Check the recorded code out into a temporary worktree.
+    """Check the `code` of a record in `root`, and its `patch`, out into a worktree, `folder`.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    code : dict
-        The record's `code.json`.
-    patch : bytes
-        The record's `code.patch`.
-    folder : Path
-        Where the worktree is made; `discard` removes it.
-
-    Raises
-    ------
-    LabError
-        If the commit is not in this clone, or the patch is not the recorded one.
+    `discard` removes it. LabError if the commit is not in this clone, or the patch is not the
+    recorded one.
     """
     base = code.get("base")
     if not base:
@@ -86,20 +73,7 @@ def discard(root: Path, folder: Path) -> None:
 
 
 def differences(root: Path, code: dict[str, Any]) -> list[str]:
-    """Say which files, of which a record holds the hash alone, are others now.
-
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    code : dict
-        The record's `code.json`.
-
-    Returns
-    -------
-    list of str
-        One line a file or submodule.
-    """
+    """Say which files in `root`, of which `code` holds the hash alone, are others now."""
     lines = []
     for item in code.get("listed", []):
         now = listing(root, str(Path(item["path"]).expanduser()), "")["sha256"]
@@ -116,19 +90,9 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
 
 
 def diff(root: Path, one: Any, other: Any) -> list[str]:
-    """Compare the code of two records.
+    """Compare the code of two records of `root`, `one` and `other`: the lines of a diff, if any.
 
-    Parameters
-    ----------
-    root : Path
-        The project's.
-    one, other : Record
-        Two runs.
-
-    Returns
-    -------
-    list of str
-        The lines of a diff, or where a commit is not here, the names of both; empty if equal.
+    Where a commit is not here, it is the names of both.
     """
     if one.code.get("tree") == other.code.get("tree"):
         return []
