@@ -90,7 +90,8 @@ def checked(pristine, tmp_path_factory):
     vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Is it any good? We believe so.\n\n"
     texts["vague"] = baseline[:start] + vague + baseline[end:]
     texts["innocent"] = baseline + (
-        '\n# %%\npad_token = "<|endoftext|>"\nprint(f"token = \'{pad_token}\', https://x.org{root}")\n'
+        '\n# %%\npad_token = "<|endoftext|>"\ntoken = "positional_embedding"\n'
+        "print(f\"token = '{pad_token}', https://x.org{root}\")\n"
     ).replace("{root}", str(root))
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")

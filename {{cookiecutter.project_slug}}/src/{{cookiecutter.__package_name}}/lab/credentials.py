@@ -22,6 +22,6 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password": r"://[^\s/:@'\"]+:[^\s/@'\"]+@"
     r"|(?i:(?:api|access)_?key|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][^\"'\s<{(\[]{12,}[\"']"
-    r"|(?i:token)[\"']?\s*[:=]\s*[\"'][\w+/=-]{16,}[\"']",
+    r"|(?i:token)[\"']?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit
 }
 SECRET_TEXT = re.compile("|".join(SECRETS.values()).encode())
