@@ -110,12 +110,6 @@ def capture(threads: int, world_size: int, device: str) -> dict[str, Any]:
     }
 
 
-def _named(old: Any, new: Any) -> str:
-    """Show a change in few words."""
-    shown = ["none" if value in (None, "", []) else str(value) for value in (old, new)]
-    return " -> ".join(shown)
-
-
 def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]]:
     """Say how two environments differ, by cause.
 
@@ -132,23 +126,26 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]
     """
     both: dict[str, list[str]] = {}
 
-    def note(cause: str, name: str, one: Any, other: Any) -> None:
-        if one != other:
-            both.setdefault(cause, []).append(f"{name}: {_named(one, other)}")
+    def note(cause: str, name: str, *pair: Any) -> None:
+        if pair[0] != pair[1]:
+            shown = ("none" if value in (None, "", []) else str(value) for value in pair)
+            both.setdefault(cause, []).append(f"{name}: {' -> '.join(shown)}")
+
+    def note_all(cause: str, one: dict, other: dict, absent: str | None = None) -> None:
+        for name in sorted(one.keys() | other.keys()):
+            note(cause, name, one.get(name, absent), other.get(name, absent))
 
     versions = []
     for environment in (old, new):
         listed = environment.get("packages") or []
         installed = [one for one in listed if not one.get("editable")]  # that code is recorded
         versions.append({canonical(one["name"]): _build(one) for one in installed})
-    for name in sorted(versions[0].keys() | versions[1].keys()):
-        note("packages", name, versions[0].get(name), versions[1].get(name))
-    edits = [{e["file"]: e["sha256"][:12] for e in one.get("edited") or ()} for one in (old, new)]
-    for file in sorted(edits[0].keys() | edits[1].keys()):
-        one, other = (
-            f"edited ({edit[file]})" if file in edit else "as installed" for edit in edits
-        )
-        note("edited libraries", file, one, other)
+    note_all("packages", *versions)
+    edits = [
+        {edit["file"]: f"edited ({edit['sha256'][:12]})" for edit in one.get("edited") or ()}
+        for one in (old, new)
+    ]
+    note_all("edited libraries", *edits, absent="as installed")
     for cause, names in CAUSES.items():
         for name in names:
             note(cause, name.replace("_", " "), old.get(name), new.get(name))
@@ -156,9 +153,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]
     for name in ("model", "instructions"):
         note("hardware", f"CPU {name}", *(cpu.get(name) for cpu in cpus))
     for cause in ("variables", "settings"):
-        values = [one.get(cause) or {} for one in (old, new)]
-        for name in sorted(values[0].keys() | values[1].keys()):
-            note(cause, name, *(value.get(name) for value in values))
+        note_all(cause, *(one.get(cause) or {} for one in (old, new)))
     return both
 
 

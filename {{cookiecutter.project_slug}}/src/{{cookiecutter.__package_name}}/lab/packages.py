@@ -159,7 +159,7 @@ def edited() -> list[dict[str, str]]:
     suspects = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""
-        if "-packages" in file and file.endswith(".py"):
+        if "-packages" in file and file.endswith(".py") and Path(file).exists():
             limit = written.get(canonical(name.split(".")[0]), newest)
             if Path(file).stat().st_mtime > limit + 2:
                 suspects.add(file)
