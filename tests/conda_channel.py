@@ -5,30 +5,19 @@ as they decide a solution (builds of PyTorch per `__cuda`, `pytorch-gpu`, `cuda-
 in the packages are stubs, so an environment is solved and installed in half a second.
 """
 
-import asyncio
 import hashlib
 import io
 import json
 import os
 import re
+import subprocess
 import sys
 import tarfile
-import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 import yaml
-from rattler import (
-    BuildString,
-    Channel,
-    GenericVirtualPackage,
-    MatchSpec,
-    PackageName,
-    Version,
-    install,
-    solve,
-)
 
 PYTHONS = ("3.11", "3.12", "3.13")
 PLATFORMS = ("linux-64", "osx-arm64", "win-64")
@@ -324,8 +313,10 @@ def read_environment(path: Path) -> tuple[list[str], list[str]]:
     return conda, pip
 
 
-def solve_on(machine: str, specs: list[str], channel: str | Path) -> tuple[dict, float]:
-    """Solve for one of `MACHINES` with conda's solver.
+def solve_on(
+    machine: str, specs: list[str], channel: str | Path, prefix: Path | None = None
+) -> tuple[dict, float]:
+    """Solve for one of `MACHINES` with conda's solver, and install the solution if asked to.
 
     Parameters
     ----------
@@ -335,43 +326,38 @@ def solve_on(machine: str, specs: list[str], channel: str | Path) -> tuple[dict,
         What is asked for.
     channel : str or Path
         The channel's folder or address.
+    prefix : Path, optional
+        Where to install, `conda-meta` included.
 
     Returns
     -------
     tuple of dict and float
         The records by name, and the CPU seconds that it took.
+
+    Raises
+    ------
+    ValueError
+        What was asked for cannot be had; the message is the solver's.
     """
     subdir, virtual = MACHINES[machine]
     address = channel.resolve().as_uri() if isinstance(channel, Path) else channel
-    packages = [
-        GenericVirtualPackage(PackageName(f"__{name}"), Version(version), BuildString(build))
-        for name, (version, build) in virtual.items()
-    ]
-    start = time.process_time()  # of all threads; a busy machine takes its time
-    records = asyncio.run(
-        solve(
-            sources=[Channel(address)],
-            specs=[MatchSpec(spec) for spec in specs],
-            platforms=[subdir, "noarch"],
-            virtual_packages=packages,
-        )
-    )
-    return {record.name.normalized: record for record in records}, time.process_time() - start
-
-
-def install_into(prefix: Path, records: dict, cache: Path) -> None:
-    """Install a solution as conda does, `conda-meta` included.
-
-    Parameters
-    ----------
-    prefix : Path
-        The environment to be.
-    records : dict
-        A solution of `solve_on`.
-    cache : Path
-        Where packages are unpacked.
-    """
-    asyncio.run(install(list(records.values()), prefix, cache_dir=cache, show_progress=False))
+    folder = prefix or Path(os.devnull)
+    where = ["--prefix", folder, *([] if prefix else ["--dry-run"]), "--channel", address]
+    command = [sys.executable, Path(__file__).with_name("rattler_conda.py"), "create", "--json"]
+    env = {"CHANNEL_HERE": address, "CONDA_SUBDIR": subdir, "VIRTUAL_PACKAGES": json.dumps(virtual)}
+    env["CONDA_PKGS_DIRS"] = str(folder.parent / "cache")
+    before = os.times()
+    done = subprocess.run(
+        [*command, *where, *specs],
+        env={**os.environ, **env}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    after = os.times()  # CPU seconds: a busy machine takes its time
+    assert done.stdout, (done.returncode, done.stderr)
+    answer = json.loads(done.stdout)
+    if not answer["success"]:
+        raise ValueError(answer["message"])
+    seconds = sum(after[2:4]) - sum(before[2:4])
+    return {record["name"]: record for record in answer["actions"]["FETCH"]}, seconds
 
 
 def explicit(records: dict) -> str:
@@ -387,7 +373,7 @@ def explicit(records: dict) -> str:
     str
         The text of the lock.
     """
-    lines = [f"{record.url}#sha256:{record.sha256.hex()}" for record in records.values()]
+    lines = [f"{record['url']}#sha256:{record['sha256']}" for record in records.values()]
     return "@EXPLICIT\n" + "\n".join(sorted(lines)) + "\n"
 
 

@@ -229,8 +229,12 @@ def execute(wire: websocket.WebSocket, code: str) -> tuple[str, str]:
         )
     )
     value, printed = "", ""
-    while True:
-        answer = json.loads(wire.recv())
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        opcode, data = wire.recv_data(control_frame=True)  # pings come for ever
+        if opcode not in (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY):
+            continue
+        answer = json.loads(data)
         if answer["parent_header"].get("msg_id") != message:
             continue
         if answer["msg_type"] == "execute_result":
@@ -241,6 +245,7 @@ def execute(wire: websocket.WebSocket, code: str) -> tuple[str, str]:
             raise AssertionError("\n".join(answer["content"]["traceback"]))
         elif answer["msg_type"] == "status" and answer["content"]["execution_state"] == "idle":
             return value, printed
+    raise AssertionError(f"no answer to {code!r}")
 
 
 @contextmanager

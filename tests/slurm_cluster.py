@@ -93,8 +93,9 @@ class Cluster:
     def run(self, *command: str) -> str:
         """Run one of Slurm's commands; return what it prints."""
         done = subprocess.run(
-            command, env={**os.environ, **self.env}, capture_output=True, text=True, check=False
-        )
+            command, env={**os.environ, **self.env}, capture_output=True, text=True, check=False,
+            timeout=300,
+        )  # fmt: skip
         assert done.returncode == 0, f"{command}: {done.stderr}\n{self.logs()}"
         return done.stdout
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conda_channel import build_channel, explicit, install_into, read_environment, solve_on
+from conda_channel import build_channel, explicit, read_environment, solve_on
 from conftest import Project, commit_all
 
 VENV = Path(sys.executable).parent
@@ -24,8 +24,7 @@ def conda(pristine, tmp_path_factory):
     for name, machine in (("cpu", "linux-64"), ("gpu", "linux-64 with a GPU")):
         source = "environment-gpu.yml" if name == "gpu" else "environment.yml"
         specs, _ = read_environment(pristine.root / source)
-        records, _ = solve_on(machine, specs, channel)
-        install_into(folder / name, records, folder / "cache")
+        records, _ = solve_on(machine, specs, channel, prefix=folder / name)
         made[name] = (folder / name, explicit(records))
     return made
 

@@ -11,7 +11,6 @@ from conda_channel import MACHINES, PYTHONS, build_channel, pinned, read_environ
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from rattler.exceptions import SolverError
 
 CONDA_NAMES = {  # on PyPI: in conda-forge, where they differ
     "torch": "pytorch",
@@ -46,9 +45,9 @@ def test_every_machine_gets_the_build_that_it_can_run(baked, channel):
     for machine in MACHINES:
         records, seconds = solve_on(machine, specs, channel)
         assert seconds < 5
-        assert str(records["pytorch"].version).startswith(pinned(specs, "pytorch"))
-        assert str(records["python"].version).startswith(f"{pinned(specs, 'python')}.")
-        builds[machine] = str(records["pytorch"].build).split("_")[0]
+        assert records["pytorch"]["version"].startswith(pinned(specs, "pytorch"))
+        assert records["python"]["version"].startswith(f"{pinned(specs, 'python')}.")
+        builds[machine] = records["pytorch"]["build"].split("_")[0]
     assert builds == {
         "linux-64": "cpu",
         "linux-64 with a GPU": "cuda129",
@@ -61,14 +60,14 @@ def test_who_must_have_cuda_gets_it(baked, channel):
     specs, _ = read_environment(baked.root / "environment-gpu.yml")
     records, seconds = solve_on("linux-64 with a GPU", specs, channel)
     assert seconds < 5
-    assert str(records["pytorch"].build).startswith("cuda")
-    assert str(records["pytorch"].version).startswith(pinned(specs, "pytorch-gpu"))
+    assert records["pytorch"]["build"].startswith("cuda")
+    assert records["pytorch"]["version"].startswith(pinned(specs, "pytorch-gpu"))
 
 
 @pytest.mark.parametrize("machine", ["linux-64", "osx-arm64"])
 def test_who_must_have_cuda_fails_loudly_without_it(baked, channel, machine):
     specs, _ = read_environment(baked.root / "environment-gpu.yml")
-    with pytest.raises(SolverError, match="pytorch-gpu"):
+    with pytest.raises(ValueError, match="pytorch-gpu"):
         solve_on(machine, specs, channel)
 
 
@@ -101,7 +100,7 @@ def test_the_ranges_for_pip_hold_what_conda_installs(baked, channel):
         for name, allowed in dependencies(baked.root).items():
             if name == "pypandoc-binary":  # numbered apart from the pandoc in it
                 continue
-            version = str(records[CONDA_NAMES.get(name, name)].version)
+            version = records[CONDA_NAMES.get(name, name)]["version"]
             assert allowed.contains(version), f"pip would replace conda's {name} {version}"
 
 
@@ -162,5 +161,5 @@ def test_four_commands_lead_from_the_readme_to_the_first_report(pristine):
 
 def test_a_package_that_does_not_exist_and_pins_that_exclude_each_other_are_refused(channel):
     for specs in (["python=3.11", "nmupy=2.4"], ["pytorch=2.12", "torchvision=0.28"]):
-        with pytest.raises(SolverError):
+        with pytest.raises(ValueError, match=r"nmupy|torchvision"):
             solve_on("linux-64", specs, channel)
