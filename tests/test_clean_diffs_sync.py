@@ -163,7 +163,7 @@ def test_undo_puts_back_what_the_last_sync_replaced(pair):
 def test_undo_removes_a_half_that_sync_had_made(pair):
     new = Pair(pair.project, "notebooks/02_new").make()
     assert new.nb.exists()
-    pair.sync("--undo")
+    assert "02_new.ipynb: gone, as before" in pair.sync("--undo")
     assert new.py.exists()
     assert not new.nb.exists()
 

@@ -122,3 +122,13 @@ def test_nothing_differs_from_itself_and_differences_come_by_cause(repository, r
     assert "+learning = 'fast'" in done.stdout
     assert "packages: numpy: none -> 2" in done.stdout
     assert repository.lab("compare", one.name, "19990101").returncode == 2
+
+
+def test_code_that_no_commit_holds_is_not_called_the_same(repository, runs):
+    one, other = sorted(runs.glob("*-s0-*"))
+    for folder in (one, other):
+        content = json.loads((folder / "code.json").read_text()) | {"base": None, "tree": None}
+        (folder / "code.json").write_text(json.dumps(content))
+    done = repository.lab("compare", one.name, other.name)
+    assert done.returncode == 1
+    assert f"code: \n  not known, for there was no commit yet: {one.name}, {other.name}" in done.stdout

@@ -226,3 +226,4 @@ def test_a_project_without_a_commit_says_so_when_training_starts(pristine, tmp_p
     asked = project.lab("verify", "latest", env=env)
     assert asked.returncode == 2
     assert "without a commit" in asked.stderr
+    assert "--again" in asked.stderr

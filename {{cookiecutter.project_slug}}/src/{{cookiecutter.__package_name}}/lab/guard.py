@@ -88,15 +88,14 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
     blobs = _contents(root, asked)
     for notebook, script in halves.values():
         data, text = (blobs.get(tree.get(path, "")) for path in (notebook, script))
-        if data is None and b"# %%" not in (text or b""):
-            continue  # a module, or a pair that is gone whole
-        if data is not None and (wrong := _unclean(data)):
+        if data is None:
+            if b"# %%" not in (text or b""):
+                continue  # a module, or a pair that is gone whole
+        elif wrong := _unclean(data):
             what, remedy, mendable = wrong
             yield Finding(notebook, what, remedy.format(path=notebook), mendable)
             continue
-        if data is not None and not (
-            notebook.startswith("notebooks/") and percent.is_paired(nbfilter.parse(data))
-        ):
+        elif not (notebook.startswith("notebooks/") and percent.is_paired(nbfilter.parse(data))):
             continue
         if data is None or text is None:
             gone, there = (notebook, script) if data is None else (script, notebook)

@@ -241,7 +241,8 @@ def _undo(root: Path) -> int:
             (root / name).unlink()
         else:
             write_whole(root / name, content)
-        print(f"{name.as_posix()}: as before the last sync")
+        gone = "gone, " if content is None else ""
+        print(f"{name.as_posix()}: {gone}as before the last sync")
     after.parent.rename(after.parent.with_suffix(".undone"))
     return 0
 

@@ -23,7 +23,8 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     """
     base = code.get("base")
     if not base:
-        raise LabError("this run was made in a project without a commit: nothing to check out")
+        why = "this run was made in a project without a commit: nothing to check out"
+        raise LabError(f"{why}; commit, then run it again (a notebook: lab report NAME --again)")
     if git(root, "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode:
         where = code.get("remote") or "the clone in which the run was made"
         raise LabError(f"commit {base[:12]} of the run is not in this clone; fetch it from {where}")
@@ -94,6 +95,8 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
 
     Where a commit is not here, it is the names of both.
     """
+    if lost := [record.id for record in (one, other) if not record.code.get("base")]:
+        return [f"  not known, for there was no commit yet: {', '.join(lost)}"]
     if one.code.get("tree") == other.code.get("tree"):
         return []
     names = []
