@@ -131,4 +131,6 @@ def test_code_that_no_commit_holds_is_not_called_the_same(repository, runs):
         (folder / "code.json").write_text(json.dumps(content))
     done = repository.lab("compare", one.name, other.name)
     assert done.returncode == 1
-    assert f"code: \n  not known, for there was no commit yet: {one.name}, {other.name}" in done.stdout
+    assert (
+        f"code: \n  not known, for there was no commit yet: {one.name}, {other.name}" in done.stdout
+    )

@@ -150,12 +150,21 @@ def test_a_run_that_exists_is_reported_instead_of_training(published):
     assert json.loads(text(folder / "run/code.json"))["run"] == run
     assert f"run = 'runs/{run}'" in text(folder / "README.md")
     assert "of 2 is chosen" in text(folder / "README.md")  # the curves are those of that run
+    card = "reports/02_another_seed"  # has no arrays: what is drawn comes from the run
+    done = published.lab("report", "02_another_seed", "--run", card, "--to", "md", "--again")
+    assert done.returncode == 0, done.stderr
+    assert f"run = 'runs/{run}'" in text(folder / "README.md")
     unfinished = published.root / "runs" / run / "result.json"
     unfinished.rename(unfinished.with_suffix(".kept"))
     done = published.lab("report", "02_another_seed", "--run", run)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is unfinished" in done.stderr
     unfinished.with_suffix(".kept").rename(unfinished)
+    (published.root / "runs" / run).rename(published.root / "runs" / "away")
+    done = published.lab("report", "02_another_seed", "--run", card)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"no run '{run}'" in done.stderr
+    (published.root / "runs" / "away").rename(published.root / "runs" / run)
 
 
 def test_a_run_on_one_s_own_images_is_reported_from_where_they_are(published, tmp_path):

@@ -120,6 +120,8 @@ def _name_of_run(root: Path, run: str) -> str:
     record = records.find(root, run)
     if record.state != "finished":
         raise LabError(f"{record.id} is {record.state}; a report needs a finished run")
+    if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
+        record = records.find(root, record.id)
     path = record.path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
@@ -131,8 +133,10 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     last = _target(root, stem) / "run"
     record = records.Record(Path(run) if run and Path(run).exists() else last)
     if run and record.config:
-        _keep_card(record, last, folder / "run")
-        record = records.Record(folder / "run")  # a verdict may stand beside it alone
+        if last.exists():  # with its verdict
+            shutil.copytree(last, folder / "run")
+        records.write_card(record, folder / "run")
+        record = records.Record(folder / "run")
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
     meta = {"name": name, "facts": facts, "date": facts[1]["value"]}
@@ -185,13 +189,6 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
     if next(readme_findings(root), None):
         print("the README's results table is out of step: lab report --readme")
     return int(bool(lacking) and unicodedata.category(lacking[0]).startswith("L"))
-
-
-def _keep_card(record: records.Record, last: Path, card: Path) -> None:
-    """Copy the run's record, with the verdict that an earlier card of the same run had."""
-    if last.exists():
-        shutil.copytree(last, card)
-    records.write_card(record, card)
 
 
 def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[str, str]]:
