@@ -73,3 +73,18 @@ def test_a_notebook_that_changed_is_executed_and_one_that_fails_is_noticed(repos
     assert done.returncode != 0
     assert "ZeroDivisionError" in done.stdout + done.stderr
     assert run(repository, command, BASE="HEAD").returncode == 0
+
+
+def test_a_notebook_that_has_no_epochs_is_executed_as_it_is(repository, jobs):
+    (command,) = commands(jobs["notebooks"])
+    base = repository.git("rev-parse", "HEAD").stdout.strip()
+    repository.lab("new", "How many images are there?", check=True)
+    (path,) = (repository.root / "notebooks").glob("02*.py")
+    path.write_text("# %% [markdown]\n# # How many?\n\n# %%\nprint(40 + 2)\n", encoding="utf-8")
+    repository.lab("sync", check=True)
+    repository.git("add", "-A")
+    repository.git("commit", "-q", "-m", "no training", "--no-verify")
+    done = run(repository, command, BASE=base)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (readme,) = (repository.root / "reports").glob("02*/README.md")
+    assert "42" in readme.read_text(encoding="utf-8")
