@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,26 @@ def test_what_lies_behind_a_symbolic_link_is_listed(repository, tmp_path):
     (repository.root / "linked").symlink_to(tmp_path / "package")
     described, _ = capture(repository, tmp_path / "out")
     assert {item["path"] for item in described["listed"]} == {"linked.py", "linked/inside.py"}
+
+
+def test_the_startup_file_of_python_itself_is_no_code_from_elsewhere(repository, tmp_path):
+    """Debian's, Ubuntu's and Homebrew's Python has a sitecustomize.py beside its own modules."""
+    elsewhere = tmp_path / "site-packages" / "sitecustomize.py"
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("x = 1\n")
+    listed = []
+    for file in (Path(sysconfig.get_path("stdlib"), "this.py"), elsewhere):
+        script = f"""
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from {repository.package}.lab import code
+sys.modules["sitecustomize"] = SimpleNamespace(__file__={str(file)!r})
+print([item["path"] for item in code.from_outside(Path.cwd())])
+"""
+        listed.append(repository.python("-c", script, check=True).stdout)
+    assert "this.py" not in listed[0]
+    assert "sitecustomize.py" in listed[1]
 
 
 @pytest.mark.parametrize("state", ["no repository", "no commit", "within another", "no git"])

@@ -184,7 +184,9 @@ def _imported() -> list[Path]:
         if name == "__main__":  # python a-link-to-the-project/train.py
             file = os.path.realpath(file)
         library = INSTALLED.search(file) or file.startswith(known)
-        if file.endswith((".py", ".so", ".pyd")) and (name in UNOWNED or not library):
+        if name in UNOWNED:  # Debian's and Homebrew's Python has one among its own modules
+            library = os.path.dirname(file) == known[0]  # noqa: PTH120 (there are thousands)
+        if file.endswith((".py", ".so", ".pyd")) and not library:
             files.add(Path(file))
     # "_ops.py" of torch is made in memory
     return sorted(file for file in files if file.is_absolute() and file.exists())

@@ -57,9 +57,8 @@ def verify(
 
 def _check(record: Record, epochs: int | None) -> int:
     """Refuse what cannot be run again; return the number of recorded epochs."""
-    where = f"--resume {record.id}"
     if record.state == "unfinished":
-        raise LabError(f"{record.id} is unfinished; finish it with `python train.py {where}`")
+        raise LabError(f"{record.id} is unfinished; type: python train.py --resume {record.id}")
     for name in ("environment.json", "code.json", "data.json"):
         if record.state == "damaged" or not isinstance(record.read(name), dict):
             raise LabError(f"{record.path} is damaged: a file of it cannot be read; restore it")
@@ -147,8 +146,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
             causes["data"] = [f"the contents changed: fingerprint {prints[0]} -> {prints[1]}"]
     else:  # it ended before its record began
         recorded = {"packages": old.environment.get("packages")}
-        here = rerun.python == sys.executable
-        now = {"packages": environment.packages()} if here else recorded
+        now = {"packages": environment.packages()} if rerun.python == sys.executable else recorded
         surroundings = environment.differences(recorded, now)
     code = worktree.differences(rerun.root, old.code) + _strays(old, again)
     for stop in old.code.get("resumes", []):
