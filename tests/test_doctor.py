@@ -254,12 +254,12 @@ def test_a_truncated_file_is_seen_at_once_and_a_changed_one_by_its_hash(project,
 
 
 def test_another_python_than_the_projects_is_named(bake, conda):
-    later = "3.13" if HERE == "3.12" else "3.12"
-    other = bake(python_version=later)
+    another = "3.13" if HERE == "3.12" else "3.12"
+    other = bake(python_version=another)
     rows = ask(other, python=conda["cpu"][0] / "bin" / "python")
     assert rows["python"][0]["found"][0].startswith(f"{HERE}.")
     text, commands = mends(rows, "environment")
-    assert text == f"python is {HERE}.7, asked for: python={later}"
+    assert text == f"python is {HERE}.7, asked for: python={another}"
     assert commands == ["conda env update --file environment.yml --prune"]
 
 

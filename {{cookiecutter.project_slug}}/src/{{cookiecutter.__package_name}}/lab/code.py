@@ -185,7 +185,7 @@ def _imported() -> list[Path]:
             file = os.path.realpath(file)
         library = INSTALLED.search(file) or file.startswith(known)
         if name in UNOWNED:  # Debian's and Homebrew's Python has one among its own modules
-            library = os.path.dirname(file) == known[0]  # noqa: PTH120 (there are thousands)
+            library = Path(file).parent == Path(sysconfig.get_path("stdlib"))
         if file.endswith((".py", ".so", ".pyd")) and not library:
             files.add(Path(file))
     # "_ops.py" of torch is made in memory

@@ -93,7 +93,7 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
 def diff(root: Path, one: Any, other: Any) -> list[str]:
     """Compare the code of two records of `root`, `one` and `other`: the lines of a diff, if any.
 
-    Where a commit is not here, it is the names of both.
+    Where a commit is not here, or never was, a line says so.
     """
     if lost := [record.id for record in (one, other) if not record.code.get("base")]:
         return [f"  not known, for there was no commit yet: {', '.join(lost)}"]
