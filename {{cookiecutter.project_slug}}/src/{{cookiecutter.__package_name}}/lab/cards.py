@@ -25,8 +25,8 @@ def write_card(record: Record, folder: Path) -> None:
     record : Record
         A run, or another card of one.
     folder : Path
-        For example `reports/01_baseline/run`. A verdict that stands there stays if it is on the
-        same run; one that stands beside the record is copied.
+        For example `reports/01_baseline/run`. Of a verdict on the same run that stands there, and
+        the one beside the record, the newer is kept.
 
     Raises
     ------
@@ -39,9 +39,11 @@ def write_card(record: Record, folder: Path) -> None:
         hint = "commit them, merge or push them to the default branch, and run again"
         raise LabError(f"the code of {record.id} is a patch of {size} KB; {hint}")
     folder.mkdir(parents=True, exist_ok=True)
-    if type(record)(folder).id != record.id:
+    there = type(record)(folder)
+    if there.id != record.id:
         (folder / "verification.json").unlink(missing_ok=True)
-    for name in CARD:
+    newer = there.verification.get("when", "") >= record.verification.get("when", "")
+    for name in CARD[:-1] if newer else CARD:
         if (record.path / name).exists():
             write_whole(folder / name, (record.path / name).read_bytes())
 

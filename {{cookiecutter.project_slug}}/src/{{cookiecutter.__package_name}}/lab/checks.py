@@ -11,6 +11,7 @@ from .credentials import SECRETS
 from .notebooks import Cell, digest, plainly_in_step, read_cells
 from .percent import in_step
 from .project import LabError, git
+from .records import Record
 from .results import readme_findings
 
 PROMPT = "**To write:**"
@@ -51,7 +52,7 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
     tracked = set(git(root, "ls-files", "reports", check=False).stdout.splitlines())
     found = []
     for stem in stems:
-        path = stem.with_suffix(".py").relative_to(root).as_posix()
+        path = pairs.half(stem, ".py").relative_to(root).as_posix()
         found += [(path, *finding) for finding in findings(root, stem, tracked)]
     found += [("README.md", *finding, False) for finding in readme_findings(root)]
     errors = [finding for finding in found if finding[3]]
@@ -70,7 +71,7 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     Without `tracked`, what git holds of `reports`, nobody asks whether the run's record is
     there.
     """
-    text = pairs.read_half(stem.with_suffix(".py"))
+    text = pairs.read_half(pairs.half(stem, ".py"))
     if text is None:
         yield 1, "this half is missing; lab sync writes it", True
         return
@@ -78,8 +79,9 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     yield from _sections(cells)
     yield from _contents(root, cells)
     yield from _report(root, stem, cells, tracked)
-    if not _in_step(stem.with_suffix(".ipynb"), text, cells):
-        yield 1, "its two halves differ; lab sync brings them in step", False
+    if not _in_step(pairs.half(stem, ".ipynb"), text, cells):
+        remedy = "lab sync brings them in step, or shows what a person must decide"
+        yield 1, f"its two halves differ; {remedy}", False
 
 
 def _sections(cells: list[Cell]) -> Found:
@@ -156,13 +158,20 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
     report = root / "reports" / name / "README.md"
     if not report.exists():
         return
-    if digest(cells) not in report.read_text(encoding="utf-8"):
-        yield 1, f"its report is stale: the notebook changed since; lab report {name}", False
+    text = report.read_text(encoding="utf-8")
+    if digest(cells) not in text:
+        other = "not as it stands: with other parameters" in text
+        why = "made with other parameters" if other else "the notebook changed since"
+        yield 1, f"its report is stale: {why}; lab report {name}", False
     card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
     if not all((root / part).exists() for part in card):
         yield 1, f"its report is stale: it has no run record; lab report {name}", False
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
         yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
+    elif (
+        f"**Verified** {Record(report.parent / 'run').verification.get('verdict', '')}" not in text
+    ):
+        yield 1, f"its report is stale: it was verified since; lab report {name}", False
 
 
 def _in_step(other: Path, text: str, cells: list[Cell]) -> bool:

@@ -69,15 +69,19 @@ def _show_instead_of_training(cells: list[dict]) -> None:
 
 
 def code_digest(root: Path, notebook: dict) -> str:
-    """Hash what outputs depend on: the code of `notebook`, and the research code under `root`."""
+    """Hash what outputs depend on: the code of `notebook`, and what it can import under `root`."""
     total = hashlib.sha256()
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             total.update("".join(cell["source"]).encode() + b"\0")
     bench = root / "src" / package_of(root) / "lab"  # changes no number
-    for path in [root / "train.py", *sorted((root / "src").rglob("*.py"))]:
-        if bench not in path.parents:
+    files = [path for path in sorted((root / "src").rglob("*")) if path.is_file()]
+    made = re.compile(r"__pycache__|\.egg-info")
+    for path in [root / "train.py", *files]:
+        if bench not in path.parents and not made.search(str(path.relative_to(root))):
             total.update(path.read_bytes() + b"\0")
+    helpers = (path.read_bytes() for path in sorted((root / "notebooks").rglob("*.py")))
+    total.update(b"\0".join(code for code in helpers if b"# %%" not in code))
     return total.hexdigest()
 
 
@@ -177,6 +181,8 @@ def _say(stem: Path, node, cell) -> str:
     prose = "\n".join(one["source"] for one in before if one["cell_type"] == "markdown")
     section = re.findall(r"(?m)^## (.*)", prose)[-1:] or ["the top"]
     errors = [part for part in cell["outputs"] if part["output_type"] == "error"]
-    trace = "\n".join(errors[0]["traceback"])
+    printed = "".join(part["text"] for part in cell["outputs"] if part["output_type"] == "stream")
+    said = [line.rsplit("\r", 1)[-1] for line in printed.splitlines()[-10:]]  # train.py's own words
+    trace = ANSI.sub("", "\n".join([*said, *errors[0]["traceback"]]))
     code = "\n".join("    " + line for line in cell["source"].splitlines())
-    return f"{stem.name}: a cell of section {section[0]!r} failed:\n{code}\n{ANSI.sub('', trace)}"
+    return f"{stem.name}: a cell of section {section[0]!r} failed:\n{code}\n{trace}"

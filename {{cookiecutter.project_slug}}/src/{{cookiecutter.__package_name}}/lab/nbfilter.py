@@ -45,9 +45,13 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def dumps(nb: dict) -> bytes:
-    """Write the notebook `nb` as Jupyter does: keys sorted, one space of indent, UTF-8."""
-    return (json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n").encode()
+def dumps(nb: dict, errors: str = "backslashreplace") -> bytes:
+    """Write the notebook `nb` as Jupyter does: keys sorted, one space of indent, UTF-8.
+
+    Half an emoji, which UTF-8 does not have, is escaped, or what else `errors` says.
+    """
+    text = json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+    return text.encode("utf-8", errors)
 
 
 def language(nb: dict) -> str | None:
@@ -82,8 +86,8 @@ def clean(data: bytes) -> bytes:
     """Return `data` as it is committed, in canonical JSON; what is not understood, as it is."""
     nb = parse(data)
     try:
-        return data if nb is None else dumps(strip(nb))
-    except (AttributeError, TypeError, ValueError):  # odd metadata; a lone surrogate
+        return data if nb is None else dumps(strip(nb), "strict")
+    except (AttributeError, TypeError, ValueError):  # odd metadata; half an emoji in a cell
         return data
 
 
@@ -139,7 +143,7 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     """Return `data`, the notebook at `path`, with the outputs that `folder` remembers of its cells.
 
     Those of exactly this content, if it was here before; else, as after a merge, for each cell
-    the newest that the same cell had in this notebook.
+    the newest that the same cell had in this notebook, or under the name that this one had before.
     """
     nb = parse(data)
     if nb is None:
@@ -147,7 +151,8 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     exact = _newest(folder, end=f"-{_name(data)}.json")  # of any path: it may have been renamed
     exact.sort(key=lambda name: not os.path.basename(name).startswith(_name(path)))
     remembered: dict = {"metadata": {}, "cells": {}}
-    for name in exact[:1] or _newest(folder, _name(path), ".json")[:SEARCHED]:
+    own = _newest(folder, _name(path), ".json")
+    for name in exact[:1] or (own or _newest(folder, end=".json"))[:SEARCHED]:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
         for part, known in remembered.items():
@@ -155,7 +160,9 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     if not remembered["cells"]:
         return data
     for key, cell in _cells(nb):
-        if key in remembered["cells"]:  # before outputs that someone committed: git has those
+        if key in remembered["cells"] and (
+            exact or own or cell.get("id")
+        ):  # before outputs that someone committed: git has those
             made = remembered["cells"][key]
             cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
     nb["metadata"].update(remembered["metadata"])
@@ -178,6 +185,7 @@ def text(data: bytes) -> bytes:
 def main(command: str, path: str) -> None:
     """Serve git: `command` is clean or smudge (of stdin, its name is `path`) or text, to stdout."""
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "outputs")
+    here = os.path.abspath(path)  # worktrees share the folder; git starts this at the top of each
     if command == "text":
         with open(path, "rb") as file:
             sys.stdout.buffer.write(text(file.read()))
@@ -185,10 +193,10 @@ def main(command: str, path: str) -> None:
     result = data = sys.stdin.buffer.read()
     try:
         if command == "smudge":
-            result = smudge(folder, path, data)
+            result = smudge(folder, here, data)
         else:
             result = clean(data)
-            remember(folder, path, data, result)
+            remember(folder, here, data, result)
     except Exception as error:  # never fail a git command: a full disk, a torn file
         print(f"lab: outputs of {path} were not kept or put back: {error}", file=sys.stderr)
     sys.stdout.buffer.write(result)

@@ -91,7 +91,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     text = Path(__file__).with_name("skeleton.txt").read_text(encoding="utf-8")
     text = text.replace("PACKAGE", package_of(root))
     if source:
-        old = pairs.find_notebook(root, source).with_suffix(".py")
+        old = pairs.half(pairs.find_notebook(root, source), ".py")
         text = _start_from(old.read_text(encoding="utf-8-sig"), text)
     pairs.write_pair(root, folder / stem, text.replace("# # TITLE", f"# # {title}", 1))
     print(f"wrote notebooks/{stem}.py and .ipynb; write section 1, then: lab report {stem}")

@@ -7,15 +7,13 @@ both last said, in a commit or after a sync.
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from . import nbfilter
-from .percent import build, has_markers, in_step, is_paired, normal, text_of
+from . import bases, nbfilter
+from .percent import BREAKS, build, has_markers, is_paired, merge_rest, normal, text_of
 from .project import LabError, git, write_whole
 
 BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
@@ -42,6 +40,11 @@ def read_half(path: Path) -> str | None:
     return _decoded(_read(path), path.name)
 
 
+def half(stem: Path, suffix: str) -> Path:
+    """Return the `.py` or the `.ipynb` of a pair: `lr_0.1` is a name without suffix."""
+    return stem.with_name(stem.name + suffix)
+
+
 def stems(root: Path) -> list[Path]:
     """List the pairs, and halves of pairs, under `root`, as paths without suffix."""
     found = set()
@@ -54,7 +57,7 @@ def stems(root: Path) -> list[Path]:
         else:
             of_a_pair = b"# %%" in path.read_bytes()
         if of_a_pair:
-            found.add(path.with_suffix(""))
+            found.add(path.with_name(path.stem))
     return sorted(found)
 
 
@@ -62,7 +65,7 @@ def find_notebook(root: Path, name: str) -> Path:
     """Find a pair under `root` by `name`, its beginning or path; without suffix, or LabError."""
     known = stems(root)
     for folder in (Path.cwd(), root / "notebooks", root):
-        for stem in ((folder / name), (folder / name).with_suffix("")):
+        for stem in (folder / name, folder / name.removesuffix(".py").removesuffix(".ipynb")):
             if stem in known:
                 return stem
     begun = [stem for stem in known if name and stem.name.startswith(name)]
@@ -74,8 +77,8 @@ def find_notebook(root: Path, name: str) -> Path:
 
 def write_pair(root: Path, stem: Path, text: str) -> None:
     """Write a new pair `stem` under `root` from percent `text`, so that edits of it are known."""
-    write_whole(Path(f"{stem}.py"), text)
-    _step(root, stem, _new_backup(root))
+    write_whole(half(stem, ".py"), text)
+    _step(root, stem, bases.new_backup(root))
 
 
 def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
@@ -105,48 +108,14 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
         merged, conflict = _merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
-            write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
-            return 0
+            if merge_rest(result, *notebooks):
+                write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
+                return 0
     script = Path(path).with_suffix(".py").as_posix()
     print(f"lab: {path}: both sides changed the same place; it is left as on one side. Resolve\n"
           f'     "{script}", then type: lab sync; git add "{script}" "{path}"',
           file=sys.stderr)  # fmt: skip
     return 1
-
-
-def _committed(root: Path, name: str) -> tuple[int, str] | None:
-    """Return when, and what, both halves last said alike in a commit, else in the index."""
-    halves = [f"{name}.ipynb", f"{name}.py"]
-    wanted = ("--literal-pathspecs", "log", "--max-count=50", "--format=%H %ct", "--", *halves)
-    for line in [*git(root, *wanted, check=False).stdout.splitlines(), " 0"]:
-        revision, when = line.split(" ")
-        shown = [git(root, "cat-file", "blob", f"{revision}:{half}", check=False, text=False)
-                 for half in halves]  # fmt: skip
-        try:
-            if not any(done.returncode for done in shown):
-                text = shown[1].stdout.decode()
-                if in_step(shown[0].stdout, text):
-                    return int(when) * 10**9, normal(text)
-        except (LabError, UnicodeDecodeError):
-            continue
-    return None
-
-
-def _renamed(root: Path) -> list[tuple[int, str]]:
-    """Return what the pairs said that the last commit has and the disk has not."""
-    wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
-    names = git(root, *wanted, check=False).stdout.split("\0")
-    gone = [name[:-3] for name in names if name.endswith(".py") and not (root / name).exists()]
-    return [found for name in gone if (found := _committed(root, name))]
-
-
-def _synced(root: Path, name: str) -> tuple[int, str] | None:
-    """Return when, and what, both halves said after the last sync that wrote one."""
-    for after in sorted(_backups(root).glob("*[0-9]/after"), reverse=True):
-        text = read_half(after / f"{name}.py")
-        if text is not None:
-            return int(after.parent.name.split("-")[0]), normal(text)
-    return None
 
 
 def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
@@ -163,16 +132,15 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     if has_markers(text):
         raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
+    if found := [number for number, line in enumerate(text.split("\n"), 1) if {*line} & {*BREAKS}]:
+        raise LabError(f"line {found[0]} of the .py has an odd line end in it; write it otherwise")
     mine, wanted = normal(text), text_of(data)
     if mine == wanted:
         return {}
-    bases = [found for found in (_committed(root, name), _synced(root, name)) if found]
-    bases = bases or [base for base in _renamed(root) if base[1] in (mine, wanted)]
-    if not bases:
+    known = bases.bases(root, script, notebook, (mine, wanted))
+    if not known:
         raise LabError("the halves differ and no commit says which is right; delete the wrong one")
-    texts = [base for _, base in sorted(bases, reverse=True)]
-    texts.sort(key=lambda base: base not in (mine, wanted))  # first where only one side moved on
-    for base in texts:
+    for base in known:
         merged, conflict = _merge(root, (script.name, "base", notebook.name), text, base, wanted)
         if base == mine and (conflict or normal(merged) != wanted):
             merged, conflict = wanted, False  # only a person's spacing stood in the way
@@ -183,28 +151,18 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
                 script: merged.encode(),
             }
     places = merged.split("<<<<<<< ")[1:]
-    shown = "".join("<<<<<<< " + place.split(">>>>>>> ")[0] for place in places)
+    end = f">>>>>>> {notebook.name}\n"
+    shown = "".join("<<<<<<< " + place.split(end)[0] + end for place in places)
     raise LabError(f"both halves were changed in the same place; edit one of them:\n{shown}")
 
 
-def _backups(root: Path) -> Path:
-    """Return the folder of this worktree's backups."""
-    done = git(root, "rev-parse", "--git-path", "lab/backup", check=False)
-    return root / (".lab-backup" if done.returncode else done.stdout.strip())
-
-
-def _new_backup(root: Path) -> Path:
-    """Return a folder for the backup of one sync alone."""
-    return _backups(root) / f"{time.time_ns()}-{os.getpid()}"
-
-
-def _step(root: Path, stem: Path, backup: Path) -> list[str]:
+def _step(root: Path, stem: Path, backup: Path, edited: set[str] = frozenset()) -> list[str]:
     """Bring one pair in step, after a backup; return the names of the files that were written."""
     while True:
-        halves = {path: _read(path) for path in (Path(f"{stem}.ipynb"), Path(f"{stem}.py"))}
+        halves = {path: _read(path) for path in (half(stem, ".ipynb"), half(stem, ".py"))}
         files = _plan(root, halves)
         before = {path: halves[path] for path in files if halves[path] is not None}
-        _keep(root, backup / "before", before)
+        bases.keep(root, backup / "before", before)
         # whoever saved a half meanwhile, Jupyter or another sync, is not to be overwritten
         if all(_read(path) == content for path, content in halves.items()):
             break
@@ -213,21 +171,16 @@ def _step(root: Path, stem: Path, backup: Path) -> list[str]:
         if path not in before or before[path].replace(b"\r\n", b"\n") != content:
             write_whole(path, content)
             changed.append(path.relative_to(root).as_posix())
-    _keep(root, backup / "after", files)  # last: the next sync takes it for what both halves said
+    if files:
+        bases.note(root, files, backup, "after")
+    elif half(stem, ".py").relative_to(root).as_posix() in edited:  # Jupyter wrote both
+        bases.note(root, halves, backup, "seen")
     return changed
-
-
-def _keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:
-    """Copy files into a folder of the backup."""
-    for path, content in files.items():
-        copy = folder / path.relative_to(root)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(copy, content)
 
 
 def _undo(root: Path) -> int:
     """Put back what the last sync replaced."""
-    after = max(_backups(root).glob("*[0-9]/after"), default=None)
+    after = max(bases.backups(root).glob("*[0-9]/after"), default=None)
     if after is None:
         raise LabError("there is no sync to undo")
     names = [path.relative_to(after) for path in after.rglob("*.*")]
@@ -261,10 +214,10 @@ def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
 def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
     """Bring the pairs `found` under `root` in step; return files written and number of refusals."""
     changed, refused = [], 0
-    backup = _new_backup(root)
+    backup, edited = bases.new_backup(root), bases.edited(root) if found else set()
     for stem in found:
         try:
-            changed += _step(root, stem, backup)
+            changed += _step(root, stem, backup, edited)
         except LabError as error:
             print(f"{stem.relative_to(root).as_posix()}: {error}")
             refused += 1

@@ -27,6 +27,10 @@ FORMAT = {
 }
 
 
+BREAKS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # at which Python, and so jupytext, ends a line, too
+FRAGILE = re.compile(rf"[{BREAKS}]|(?m:^)\s*#?\s*(?:%%|<codecell>|In\[)")  # may begin a cell
+
+
 def _jupytext():
     """Import jupytext, which costs 0.3 s."""
     sys.modules.setdefault("rfc3987_syntax", None)  # nbformat can do without, and is 2 s quicker
@@ -75,9 +79,24 @@ def text_of(data: bytes, said: Callable = _said) -> str:
     if nb is None:
         raise LabError("it is no notebook of nbformat 4; restore it with git, or save it anew")
     try:
-        return _text(nb, said)
+        lost = next((number for number, cell in enumerate(nb["cells"], 1) if not _fits(cell)), None)
+        text = _text(nb, said)
     except Exception as error:  # jupytext raises whatever its parsers do
         raise LabError(f"jupytext cannot read it ({error}); save it in Jupyter again") from error
+    if lost:
+        what = "has a line that would begin a cell in the .py (as `# %%` does), or an odd line end"
+        raise LabError(f"cell {lost} {what}; split the cell there, or write it otherwise")
+    return text
+
+
+def _fits(cell: dict) -> bool:
+    """Tell whether a cell comes back from a `.py` as it is; most plainly do."""
+    said = _said(cell)
+    if not FRAGILE.search(said):
+        return True
+    text = _text({"metadata": {}, "cells": [cell]})
+    back = [(one.cell_type, _said(one)) for one in _jupytext().reads(text, fmt="py:percent").cells]
+    return back == [(cell["cell_type"], said)]
 
 
 def normal(text: str) -> str:
@@ -187,6 +206,29 @@ def build(text: str, *old: dict) -> dict:
             made["id"] = _new_id(_said(cell), used)
         cells.append(made)
     return {**first, "cells": cells}
+
+
+def merge_rest(result: dict, *sides: dict) -> bool:
+    """Merge what no percent text holds: cells' attachments, and the notebook's metadata.
+
+    The `sides` are ours, the base and theirs; `result` has their cells merged. False where both
+    changed the same thing.
+    """
+    places = [(result["metadata"], [nb["metadata"] for nb in sides], None)]
+    known = [{cell.get("id"): cell for cell in nb["cells"]} for nb in sides]
+    for cell in result["cells"]:
+        same = [cells.get(cell.get("id")) for cells in known]
+        if all(same):
+            places.append((cell, same, "attachments"))
+    for target, (ours, base, theirs), only in places:
+        for name in [only] if only else {*ours, *base, *theirs}:
+            mine, old, other = (side.get(name) for side in (ours, base, theirs))
+            if mine != old and other not in (mine, old):
+                return False
+            target[name] = other if mine == old else mine
+            if target[name] is None:
+                del target[name]
+    return True
 
 
 def is_paired(nb: dict | None) -> bool:

@@ -140,6 +140,18 @@ local function code_cell(div)
   return blocks
 end
 
+-- JupyterLab links to `#7.-Conclusion-and-next-steps`; typst refuses what leads nowhere.
+local headers = {}
+local function within(link)
+  local id = link.target:sub(2):lower():gsub("%%20", "-"):gsub("[^%w%-_\128-\255]", "")
+  if headers[id] then
+    link.target = "#" .. id
+  elseif FORMAT:match("typst") then
+    return link.content
+  end
+  return link
+end
+
 -- Links in prose are relative to the notebook; the report lies elsewhere.
 local function moved(target)
   local elsewhere = target:match("^%a[%w+.-]*:") or target:match("^[#/]") or target == ""
@@ -181,6 +193,9 @@ prose = {
     return math
   end,
   Link = function(link)
+    if link.target:match("^#") then
+      return within(link)
+    end
     link.target = moved(link.target)
     return link
   end,
@@ -192,13 +207,19 @@ prose = {
     image.src = path or moved(image.src)
     return image
   end,
-  RawInline = function(raw) -- Jupyter's way to give a picture a width
-    if raw.format == "html" and raw.text:match("^<img") then
+  RawInline = function(raw)
+    if raw.format == "html" and raw.text:match("^<img") then -- to give a picture a width
       return pandoc.utils.blocks_to_inlines(pandoc.read(raw.text, "html").blocks:walk(prose))
+    elseif raw.format == "html" and raw.text:match("^<style") then -- of a table of pandas
+      return {}
+    elseif raw.format == "tex" and raw.text:match("^\\begin") then -- without dollars, as Jupyter allows
+      return pandoc.Math("DisplayMath", raw.text)
     end
   end,
-  RawBlock = function(raw) -- LaTeX environments without dollars, as Jupyter allows
-    if raw.format == "tex" and raw.text:match("^\\begin") then
+  RawBlock = function(raw)
+    if raw.format == "html" and raw.text:match("^%s*<style") then
+      return {}
+    elseif raw.format == "tex" and raw.text:match("^\\begin") then
       return pandoc.Para(pandoc.Math("DisplayMath", raw.text))
     end
   end,
@@ -214,6 +235,7 @@ end
 function Pandoc(document)
   with_code = document.meta.with_code ~= nil
   base = pandoc.utils.stringify(document.meta.base or "")
+  document:walk({ Header = function(header) headers[header.identifier] = true end })
   local blocks, title = pandoc.List(), nil
   for _, div in ipairs(document.blocks) do
     local cell = div.t == "Div" and div or pandoc.Div(div)

@@ -20,6 +20,7 @@ from .results import readme_findings, readme_table
 from .tidy import tidy
 
 FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
+READ = "ipynb+raw_tex+markdown_in_html_blocks+footnotes"
 ASSETS = Path(__file__).parent
 
 
@@ -77,13 +78,17 @@ def report(
         raise LabError("which notebook? for example: lab report 01_baseline")
     else:
         code = 0
-    return code or (readme_table(root) if readme else 0)
+    if code or readme:
+        return code or readme_table(root)
+    if next(readme_findings(root), None):
+        print("the README's results table is out of step: lab report --readme")
+    return 0
 
 
 def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -> dict | None:
     """Execute a notebook, or take the outputs of last time; None where that failed."""
-    cells = read_cells(pairs.read_half(stem.with_suffix(".py")) or "")
-    ipynb = stem.with_suffix(".ipynb")
+    cells = read_cells(pairs.read_half(pairs.half(stem, ".py")) or "")
+    ipynb = pairs.half(stem, ".ipynb")
     if not plainly_in_step(ipynb, cells) and pairs.sync(root, [str(stem)]):
         return None
     notebook = execution.read_notebook(ipynb)
@@ -93,10 +98,16 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
     target = _target(root, stem)
     code = execution.code_digest(root, notebook)
     last = execution.read_notebook(target / "report.ipynb")
+    if records.Record(target / "run").code.get("warning"):  # made when there was no commit
+        again = (
+            again or not git(root, "rev-parse", "-q", "--verify", "HEAD", check=False).returncode
+        )
     if not again and last and last["metadata"].get("lab", {}).get("code") == code:
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
+    if not last and (target / "run").exists():
+        print("the outputs of the last report are not in this clone: executing the notebook")
     try:
         execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:
@@ -121,7 +132,10 @@ def _name_of_run(root: Path, run: str) -> str:
     if record.state != "finished":
         raise LabError(f"{record.id} is {record.state}; a report needs a finished run")
     if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
-        record = records.find(root, record.id)
+        record = records.Record(root / "runs" / record.id)
+        if not (record.path / "predictions.npz").exists():
+            why = f"what figures show of {record.id} lies where it was made"
+            raise LabError(f"{why}; report it there, or train anew: leave out --run")
     path = record.path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
@@ -148,7 +162,7 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     if "md" in formats:
         _pandoc(folder, "gfm", "README.md", "--template", ASSETS / "report.md")
         text = (folder / "README.md").read_text(encoding="utf-8").rstrip()
-        cells = read_cells(pairs.read_half(stem.with_suffix(".py")))
+        cells = read_cells(pairs.read_half(pairs.half(stem, ".py")))
         mark = f"<!-- from notebooks/{name}.py, sha256 {digest(cells)} -->"
         if notebook["metadata"].get("lab", {}).get("changed"):
             mark = f"<!-- from notebooks/{name}.py, not as it stands: with other parameters -->"
@@ -185,15 +199,15 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
     if lacking:
         print(f"lab: {lacking[1]}", file=sys.stderr)
     for line, text, _ in findings(root, stem):
-        print(f"{stem.with_suffix('.py').relative_to(root).as_posix()}:{line}: {text}")
-    if next(readme_findings(root), None):
-        print("the README's results table is out of step: lab report --readme")
+        print(f"{pairs.half(stem, '.py').relative_to(root).as_posix()}:{line}: {text}")
+    if warning := records.Record(target / "run").code.get("warning"):
+        print(f"lab: {warning}", file=sys.stderr)
     return int(bool(lacking) and unicodedata.category(lacking[0]).startswith("L"))
 
 
 def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[str, str]]:
     """Say who, when, which run, which code, and whether it was run again; values are Markdown."""
-    path = stem.with_suffix(".py").relative_to(root).as_posix()
+    path = pairs.half(stem, ".py").relative_to(root).as_posix()
     names = git(root, "log", "--reverse", "--format=%an", "--", path, check=False).stdout
     asked = git(root, "config", "user.name", check=False).stdout
     author = next((name for name in (names + "\n" + asked).splitlines() if name.strip()), "unknown")
@@ -227,7 +241,7 @@ def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
             program = pypandoc.get_pandoc_path()
         except (ImportError, OSError):
             raise LabError("pandoc is not installed; pip install -e '.[dev]' brings it") from None
-    command = [program, "tidy.json", "-f", "ipynb+raw_tex", "-t", kind, "-o", output,
+    command = [program, "tidy.json", "-f", READ, "-t", kind, "-o", output,
                "--standalone", "--wrap=preserve", "--metadata-file=meta.json",
                "--lua-filter", ASSETS / "report.lua", "--resource-path=.", *options]  # fmt: skip
     done = subprocess.run(

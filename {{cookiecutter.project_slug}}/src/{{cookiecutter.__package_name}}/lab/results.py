@@ -23,10 +23,11 @@ def _table(root: Path) -> str:
         readme = folder / "README.md"
         text = readme.read_text(encoding="utf-8") if readme.exists() else ""
         title = re.search(r"(?m)^# (.+)", text)
+        accuracy = record.result.get("test_accuracy")
         cells = [
             f"[{title[1] if title else folder.name}]({folder.relative_to(root).as_posix()}/)",
             *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
-            f"{record.result.get('test_accuracy', 0):.2%}",
+            f"{accuracy:.2%}" if isinstance(accuracy, float) else "–",
             record.verification.get("verdict", "not yet"),
             f"`{record.id}`",
         ]
@@ -37,7 +38,10 @@ def _table(root: Path) -> str:
 def _split_readme(root: Path) -> tuple[str, str, str] | None:
     """Return the README before, between and after the markers."""
     path = root / "README.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except UnicodeDecodeError:
+        raise LabError("README.md is not UTF-8; save it as UTF-8") from None
     if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
         return None
     start, end = text.find(MARKS[0]) + len(MARKS[0]), text.find(MARKS[1])

@@ -1,0 +1,227 @@
+"""Which half was edited: told by commits and syncs, refused where nothing tells, never guessed."""
+
+import json
+
+import pytest
+from notebook_pairs import Pair, commit, copy_of, equipped_copy
+
+
+@pytest.fixture(scope="module")
+def equipped(pristine, tmp_path_factory):
+    return equipped_copy(pristine, tmp_path_factory.mktemp("bases"))
+
+
+@pytest.fixture
+def pair(equipped, tmp_path):
+    return Pair(copy_of(equipped, tmp_path))
+
+
+def stash(pair):
+    pair.project.git("stash", "-q")
+
+
+def restore(pair):
+    pair.project.git("restore", "notebooks")
+
+
+def reset(pair):
+    pair.project.git("reset", "-q", "--hard")
+
+
+@pytest.mark.parametrize("gone", [stash, restore, reset])
+def test_an_edit_made_again_after_git_took_it_away_is_not_undone(pair, gone):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    gone(pair)
+    pair.edit_py("second = 2", "second = 22")
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "make the wrong one say what the right one says" in refused.stdout
+    assert "second = 22" in pair.py.read_text()
+    pair.edit_nb("second = 2", "second = 22")
+    pair.sync()
+    assert "second = 22" in pair.says()
+
+
+@pytest.mark.parametrize("half", ["py", "nb"])
+def test_an_edit_taken_back_before_the_commit_is_carried_over(pair, half):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    (pair.edit_py if half == "py" else pair.edit_nb)("second = 22", "second = 2")
+    pair.sync()
+    assert "second = 2" in pair.says()
+
+
+def test_what_jupyter_saved_in_both_halves_is_known_to_the_next_sync(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.edit_nb("second = 2", "second = 22")
+    assert pair.sync() == ""
+    pair.edit_py("second = 22", "second = 2")
+    pair.sync()
+    assert "second = 2" in pair.says()
+
+
+def other_branch(pair):
+    """Commit an edit of the pair on a branch, and leave it."""
+    pair.project.git("switch", "-q", "-c", "branch")
+    pair.edit_py("second = 2", "second = 2\nwarmup = 5")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "main")
+
+
+def test_an_edit_brought_by_hand_from_another_branch_is_an_edit(pair):
+    other_branch(pair)
+    pair.edit_py("second = 2", "second = 2\nwarmup = 5")
+    pair.edit_nb("third = 3", "third = 33")
+    pair.sync()
+    assert {"second = 2\nwarmup = 5", "third = 33"} <= set(pair.says())
+
+
+def test_a_half_checked_out_from_another_branch_is_not_overwritten(pair):
+    other_branch(pair)
+    pair.project.git("checkout", "branch", "--", pair.both[0])
+    pair.sync(check=False)
+    assert "warmup = 5" in pair.py.read_text()
+
+
+def test_an_edit_after_a_colleagues_commit_goes_on_from_that(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "-c", "colleague")
+    pair.edit_py("third = 3", "third = 33")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "main")
+    pair.project.git("merge", "-q", "--ff-only", "colleague")
+    pair.edit_nb("first = 1", "first = 11")
+    pair.sync()
+    assert {"first = 11", "second = 22", "third = 33"} <= set(pair.says())
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a = 1\n# %% part two\nb = a", 'label = "mean\u2028error"', "a = 1\n\x0cb = 2", "# In[3]:\na = 1"],
+)
+def test_a_cell_that_no_script_can_hold_is_refused_and_stays_as_it_is(pair, source):
+    pair.execute()
+    nb = pair.read()
+    nb["cells"][1]["source"] = source.split("\0")
+    pair.write(nb)
+    before = pair.nb.read_bytes(), pair.py.read_bytes()
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "cell 2 has a line" in refused.stdout
+    assert (pair.nb.read_bytes(), pair.py.read_bytes()) == before
+
+
+def test_an_odd_line_end_in_a_script_is_refused(pair):
+    pair.edit_py("second = 2", "second = '2\u2028'")
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "odd line end" in refused.stdout
+    assert "second = 2" in ["".join(cell["source"]) for cell in pair.read()["cells"]]
+
+
+def test_magics_and_commented_magics_are_no_such_cells(pair):
+    for source in ("%%time\nx = 1", "# %%time\nx = 1", "s = '''\n# %% in a text\n'''"):
+        pair.edit_nb("second = 2", source)
+        pair.sync()
+        pair.edit_nb(source, "second = 2")
+        pair.sync()
+
+
+def test_a_dot_in_a_name_is_part_of_it(pair):
+    for name, value in (("lr_0", 1), ("lr_0.1", 2)):
+        Pair(pair.project, f"notebooks/{name}").make([["# T"], f"value = {value}"])
+    dotted = Pair(pair.project, "notebooks/lr_0.1")
+    dotted.edit_py("value = 2", "value = 3")
+    pair.sync("lr_0.1")
+    assert "value = 3" in dotted.says()
+    assert "value = 1" in Pair(pair.project, "notebooks/lr_0").says()
+    said = pair.project.lab("check", "lr_0.1").stdout
+    assert "notebooks/lr_0.1.py:" in said
+    assert "missing; lab sync" not in said
+
+
+def attach(pair, data, **metadata):
+    """Give the first cell a picture, and the notebook metadata."""
+    nb = pair.read()
+    nb["cells"][0]["attachments"] = {"image.png": {"image/png": data}}
+    nb["metadata"] |= metadata
+    pair.write(nb)
+    commit(pair.project, add=["notebooks"])
+
+
+def test_a_merge_takes_a_new_picture_and_metadata_from_the_other_side(pair):
+    attach(pair, "QUFB")
+    pair.project.git("switch", "-q", "-c", "theirs")
+    attach(pair, "TkVX", authors=[{"name": "Ada"}])
+    pair.project.git("switch", "-q", "main")
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("merge", "-q", "--no-edit", "theirs")
+    nb = pair.read()
+    assert nb["cells"][0]["attachments"] == {"image.png": {"image/png": "TkVX"}}
+    assert nb["metadata"]["authors"] == [{"name": "Ada"}]
+    assert "second = 22" in pair.says()
+
+
+def test_two_pictures_for_one_cell_are_a_conflict(pair):
+    attach(pair, "QUFB")
+    pair.project.git("switch", "-q", "-c", "theirs")
+    attach(pair, "TkVX")
+    pair.project.git("switch", "-q", "main")
+    attach(pair, "T1VS")
+    done = pair.project.git("merge", "--no-edit", "theirs", check=False)
+    assert done.returncode
+    assert "both sides changed the same place" in done.stdout + done.stderr
+    assert json.loads(pair.nb.read_text())["cells"][0]["attachments"]["image.png"]
+
+
+def test_worktrees_remember_their_outputs_apart(pair, tmp_path):
+    mine = pair.execute("here")
+    pair.project.git("add", "-A")
+    pair.project.git("worktree", "add", "-q", str(tmp_path / "other"), "-b", "other")
+    other = Pair(type(pair.project)(tmp_path / "other"))
+    other.execute("there")
+    other.project.git("add", "-A")
+    pair.project.git("switch", "-q", "-c", "branch")
+    pair.edit_py("first = 1", "first = 11")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "main")
+    assert pair.outputs() == mine
+
+
+def test_outputs_survive_a_merge_that_renames_an_edited_notebook(pair):
+    pair.project.git("switch", "-q", "-c", "theirs")
+    for name in pair.both:
+        pair.project.git("mv", name, name.replace("01_pair", "01_renamed"))
+    moved = Pair(pair.project, "notebooks/01_renamed")
+    moved.edit_py("second = 2", "second = 22")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "main")
+    before = pair.execute()
+    pair.project.git("add", "-A")
+    pair.project.git("merge", "-q", "--no-edit", "theirs")
+    after = moved.outputs()
+    assert after["third = 3"] == before["third = 3"]
+    assert after["second = 22"] == ""
+
+
+def test_half_an_emoji_in_an_output_costs_no_output(pair):
+    pair.execute()
+    text = pair.nb.read_text().replace("run 1: first = 1", "run 1: \\ud83d first = 1")
+    pair.nb.write_text(text)
+    pair.project.git("add", "-A")
+    pair.project.git("switch", "-q", "-c", "branch")
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "main")
+    assert "\ud83d" in pair.outputs()["first = 1"]
+    assert pair.outputs()["third = 3"] == "run 1: third = 3\n"

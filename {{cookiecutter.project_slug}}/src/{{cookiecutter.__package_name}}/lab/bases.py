@@ -1,0 +1,130 @@
+"""What both halves of a pair last said alike, in a commit or at a sync; and syncs' backups."""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from .percent import in_step, normal
+from .project import LabError, git, write_whole
+
+
+def backups(root: Path) -> Path:
+    """Return the folder of the backups of this worktree, `root`."""
+    done = git(root, "rev-parse", "--git-path", "lab/backup", check=False)
+    return root / (".lab-backup" if done.returncode else done.stdout.strip())
+
+
+def new_backup(root: Path) -> Path:
+    """Return a folder under `root` for the backup of one sync alone."""
+    return backups(root) / f"{time.time_ns()}-{os.getpid()}"
+
+
+def keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:
+    """Copy `files` of `root` into a `folder` of the backup."""
+    for path, content in files.items():
+        copy = folder / path.relative_to(root)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(copy, content)
+
+
+def note(root: Path, files: dict[Path, bytes], backup: Path, kind: str) -> None:
+    """Keep what both halves in `root` say now, `files`, for the next sync.
+
+    It goes into `backup`, as `after` a sync that wrote one, or as `seen` in step. Written last, so
+    that a sync that is killed before has said nothing.
+    """
+    script, notebook = sorted(files, reverse=True)
+    state = _state(root, script, notebook)
+    if kind == "seen" and _synced(root, script) == (normal(files[script].decode()), state):
+        return
+    keep(root, backup / "state", {script.with_suffix(".json"): json.dumps(state).encode()})
+    keep(root, backup / kind, files)
+
+
+def _state(root: Path, script: Path, notebook: Path) -> dict[str, Any]:
+    """Return what tells later whether git rewrote the halves, or nobody touched one of them."""
+    moves = ("reflog", "show", "HEAD", "--date=raw", "--format=%gd %gs")
+    lines = git(root, *moves, check=False).stdout.splitlines()
+    log = ("--literal-pathspecs", "log", "--max-count=1", "--format=%H", "--", script, notebook)
+    files = [path.stat() for path in (script, notebook)]
+    return {
+        "moved": next((line for line in lines if "} commit" not in line), ""),  # checkout, reset
+        "commit": git(root, *map(str, log), check=False).stdout.strip(),
+        "files": [[one.st_mtime_ns, one.st_ctime_ns, one.st_size] for one in files],
+    }
+
+
+def _committed(root: Path, script: Path, notebook: Path) -> str | None:
+    """Return what both halves last said alike in a commit, else in the index."""
+    halves = [path.relative_to(root).as_posix() for path in (notebook, script)]
+    wanted = ("--literal-pathspecs", "log", "--max-count=50", "--format=%H", "--", *halves)
+    for revision in [*git(root, *wanted, check=False).stdout.split(), ""]:
+        shown = [git(root, "cat-file", "blob", f"{revision}:{half}", check=False, text=False)
+                 for half in halves]  # fmt: skip
+        try:
+            if not any(done.returncode for done in shown):
+                text = shown[1].stdout.decode()
+                if in_step(shown[0].stdout, text):
+                    return normal(text)
+        except (LabError, UnicodeDecodeError):
+            continue
+    return None
+
+
+def _renamed(root: Path) -> list[str]:
+    """Return what the pairs said that the last commit has and the disk has not."""
+    wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
+    names = git(root, *wanted, check=False).stdout.split("\0")
+    gone = [root / name for name in names if name.endswith(".py") and not (root / name).exists()]
+    found = [_committed(root, path, path.with_suffix(".ipynb")) for path in gone]
+    return [text for text in found if text is not None]
+
+
+def _synced(root: Path, script: Path) -> tuple[str, dict[str, Any]] | None:
+    """Return what both halves said at the last sync, and the state of things then."""
+    name = script.relative_to(root)
+    kept = [path for kind in ("after", "seen") for path in backups(root).glob(f"*[0-9]/{kind}")]
+    for folder in sorted(kept, key=lambda path: path.parent.name, reverse=True):
+        if (folder / name).exists():
+            state = folder.parent / "state" / name.with_suffix(".json")
+            noted = json.loads(state.read_bytes()) if state.exists() else {}
+            return normal((folder / name).read_text(encoding="utf-8")), noted
+    return None
+
+
+def edited(root: Path) -> set[str]:
+    """Return the `.py` halves in `root` that are not as in the last commit."""
+    diff = ("diff", "--name-only", "--relative", "-z", "HEAD", "--", "notebooks/*.py")
+    others = ("ls-files", "--others", "--exclude-standard", "-z", "--", "notebooks/*.py")
+    listed = [git(root, *command, check=False).stdout for command in (diff, others)]
+    return set("".join(listed).split("\0"))
+
+
+def bases(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> list[str]:
+    """Return what both halves may have said alike before they were edited, as percent texts.
+
+    That is what the last sync left or saw; or the last commit, where git wrote other halves since:
+    a branch was switched, something was stashed. The halves have `said` two things now. LabError
+    where one is as at the sync and the other as in the commit: whichever was taken for the base,
+    the edit of the other half could be lost.
+    """
+    committed, synced = _committed(root, script, notebook), _synced(root, script)
+    if synced is None or committed == synced[0]:
+        return [committed] if committed is not None else [b for b in _renamed(root) if b in said]
+    text, noted = synced
+    now = _state(root, script, notebook)
+    untouched = any(map(operator.eq, noted.get("files", []), now["files"]))
+    if untouched or committed is None:
+        return [text]
+    if {text, committed} == set(said):
+        raise LabError(
+            "one half is as committed, the other as at the last sync, and nothing tells which one "
+            "was edited since; make the wrong one say what the right one says"
+        )
+    here = all(noted.get(key) == now[key] for key in ("moved", "commit"))
+    return [text if here else committed]
