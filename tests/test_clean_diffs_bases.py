@@ -102,7 +102,12 @@ def test_an_edit_after_a_colleagues_commit_goes_on_from_that(pair):
 
 @pytest.mark.parametrize(
     "source",
-    ["a = 1\n# %% part two\nb = a", 'label = "mean\u2028error"', "a = 1\n\x0cb = 2", "# In[3]:\na = 1"],
+    [
+        "a = 1\n# %% part two\nb = a",
+        'label = "mean\u2028error"',
+        "a = 1\n\x0cb = 2",
+        "# In[3]:\na = 1",
+    ],
 )
 def test_a_cell_that_no_script_can_hold_is_refused_and_stays_as_it_is(pair, source):
     pair.execute()

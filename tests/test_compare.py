@@ -134,3 +134,77 @@ def test_code_that_no_commit_holds_is_not_called_the_same(repository, runs):
     assert (
         f"code: \n  not known, for there was no commit yet: {one.name}, {other.name}" in done.stdout
     )
+
+
+def test_of_a_seed_that_ran_more_than_once_the_newest_counts(repository, runs):
+    before = next(group for group in rows(repository, "--group") if group["model"] == "resnet18")
+    again = make_record(runs, 7, seed=0, model="resnet18")
+    make_record(runs, 8, seed=9, model="wide")
+    groups = {group["model"]: group for group in rows(repository, "--group")}
+    assert groups["resnet18"]["seeds"] == before["seeds"] == 3
+    values = {row["seed"]: row["test_accuracy"] for row in rows(repository)
+              if row.get("model") == "resnet18"}  # fmt: skip
+    assert values[0] == json.loads((again / "result.json").read_text())["test_accuracy"]
+    assert groups["resnet18"]["test_accuracy"] == pytest.approx(sum(values.values()) / 3)
+    assert groups["wide"]["test_accuracy_sd"] is None
+
+
+def test_runs_of_different_code_are_different_groups(repository, runs):
+    for number, folder in enumerate(sorted(runs.glob("*resnet18*"))):
+        content = json.loads((folder / "code.json").read_text())
+        content["sources"] = ("a" if number else "b") * 64
+        (folder / "code.json").write_text(json.dumps(content))
+    groups = [group for group in rows(repository, "--group") if group["model"] == "resnet18"]
+    assert sorted((group["code"], group["seeds"]) for group in groups) == [
+        ("a" * 8, 2),
+        ("b" * 8, 1),
+    ]
+    assert "aaaaaaaa" in repository.lab("runs", "--group", check=True).stdout
+
+
+def test_a_verdict_on_a_card_is_one_on_its_run(repository, runs):
+    run = min(runs.glob("*-s1-*"))
+    card = repository.root / "reports" / "01_baseline" / "run"
+    shutil.copytree(run, card)
+    verdict = {"run": run.name, "verdict": "identical", "when": "2026-11-25T00:00:00+00:00"}
+    (card / "verification.json").write_text(json.dumps(verdict))
+    (run / "verification.json").unlink()
+    shown = {row["run"]: row["verdict"] for row in rows(repository)}
+    assert shown[run.name] == "identical"
+
+
+def test_compare_names_prose_and_shows_code(repository):
+    def record(number):
+        folder = make_record(repository.root / "runs", number, seed=number)
+        code = (
+            "import json, sys; from pathlib import Path\n"
+            f"from {repository.package}.lab import code\n"
+            f"folder = Path({str(folder)!r})\n"
+            "described, patch = code.capture(Path.cwd(), [])\n"
+            "(folder / 'code.json').write_text(json.dumps({'run': folder.name, **described}))\n"
+            "(folder / 'code.patch').write_bytes(patch)\n"
+        )
+        repository.python("-c", code, check=True)
+        return folder.name
+
+    one = record(1)
+    with (repository.root / "README.md").open("a") as file:
+        file.write("a line of prose\n")
+    with (repository.root / "train.py").open("a") as file:
+        file.write("# a line of code\n")
+    said = repository.lab("compare", one, record(2)).stdout
+    assert "+# a line of code" in said
+    assert "a line of prose" not in said
+    assert "of no effect on a number: README.md" in said
+
+
+def test_without_runs_it_says_how_to_make_one(repository):
+    done = repository.lab("runs", "--where", "seed=1", check=True)
+    assert "no runs yet; python train.py makes one" in done.stdout
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_number_is_compared_with_a_number(repository):
+    done = repository.lab("runs", "--where", "test_accuracy>abc")
+    assert done.returncode == 2
+    assert "test_accuracy is a number" in done.stderr

@@ -304,7 +304,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from {repository.package}.lab import code
 sys.modules["sitecustomize"] = SimpleNamespace(__file__={str(file)!r})
-print([item["path"] for item in code.from_outside(Path.cwd())])
+print([item["path"] for item in code.capture(Path.cwd(), [])[0]["listed"]])
 """
         listed.append(repository.python("-c", script, check=True).stdout)
     assert "this.py" not in listed[0]

@@ -184,8 +184,15 @@ def rich(shared):
         p1="5 % of ![beside](a%20plot.png), ![gone](no.png)\n\n<img src='a plot.png' width='40'>\n\n"
         "| first | second |\n|---|---|\n| abc | x |\n| a long cell | y |\n\n[next](11.ipynb)",
         p2="![pasted](attachment:pasted.png)",
+        p3="\\begin{align}\nalpha &= omega\n\\end{align}\n\n"
+        '<div class="alert alert-info">\n\n**An alert** of prose.\n\n</div>\n\n'
+        "<details><summary>More</summary>\n\nHidden *prose*.\n\n</details>\n\n"
+        "See [7](#7.-Conclusion-and-next-steps), [nowhere](#nowhere) and a note[^1].\n\n"
+        "[^1]: By *Smith*.",
         s3="class Frame:\n    "
-        + show.format("html", "<table><tr><td>cell</td></tr></table>")
+        + show.format(
+            "html", "<style scoped>\n.x {}\n</style><table><tr><td>cell</td></tr></table>"
+        )
         + "\nFrame()",
         s4="class Term:\n    " + show.format("latex", "$\\displaystyle \\frac{a}{b}$") + "\nTerm()",
         s5="import sys\nprint('/x/y.py:1: TqdmWarning: IProgress not found\\n  import it',"
@@ -232,6 +239,23 @@ def test_what_a_cell_shows_is_shown_once_in_its_richest_form(rich):
     assert "plain" not in pdf_text(rich / "report.pdf")
 
 
+def test_what_jupyter_shows_of_prose_is_in_each_format(rich):
+    readme = (rich / "README.md").read_text(encoding="utf-8")
+    assert "alpha &= omega" in readme
+    assert "\n**An alert** of prose.\n" in readme
+    assert "[7](#7-conclusion-and-next-steps)" in readme
+    assert "[^1]: By *Smith*." in readme
+    assert "<style scoped>\n" not in readme  # as in the code, there with a backslash
+    page = (rich / "report.html").read_text(encoding="utf-8")
+    assert "<strong>An alert</strong>" in page
+    assert 'href="#7-conclusion-and-next-steps"' in page
+    text = " ".join(pdf_text(rich / "report.pdf").split())
+    for words in ("An alert of prose.", "Hidden prose.", "See 7, nowhere and a note", "By Smith."):
+        assert words in text
+    assert "alpha" not in text  # a formula: α would be \\alpha, and these are letters
+    assert "𝑎𝑙𝑝ℎ𝑎" in text.replace(" ", "")
+
+
 def test_tables_of_the_pdf_are_read_from_the_left(rich):
     lines = pdf_text(rich / "report.pdf").splitlines()
     starts = {
@@ -270,6 +294,25 @@ def test_where_only_prose_changed_nothing_is_executed(shared):
     assert count.read_text() == "xyyyy"
 
 
+def test_a_helper_beside_the_notebook_is_code_that_can_change(shared):
+    helper = shared.root / "notebooks" / "helper_of_twelve.py"
+    helper.write_text("FACTOR = 'one'\n")
+    folder = put(
+        shared, notebook(s5="import helper_of_twelve\nhelper_of_twelve.FACTOR"), "12_helper"
+    )
+    shared.lab("report", "12_helper", "--to", "md", check=True)
+    helper.write_text("FACTOR = 'two'\n")
+    shared.lab("report", "12_helper", "--to", "md", check=True)
+    assert "'two'" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_dot_in_a_notebooks_name_is_part_of_it(shared):
+    put(shared, notebook("Of zero", s5="0"), "13_lr_0")
+    folder = put(shared, notebook("Of a tenth", s5="0.1"), "13_lr_0.1")
+    shared.lab("report", "13_lr_0.1", "--to", "md", check=True)
+    assert "# Of a tenth" in (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_an_error_is_shown_with_its_cell_and_the_last_good_report_stays(shared):
     good = notebook(s3="print('good')", s5="1 + 1")
     folder = put(shared, good, "04_failing")
@@ -295,11 +338,13 @@ def test_an_error_is_shown_with_its_cell_and_the_last_good_report_stays(shared):
 
 
 def test_an_error_that_run_swallows_fails_the_report_all_the_same(shared):
-    (shared.root / "boom.py").write_text("raise OSError('no disk')\n", encoding="utf-8")
+    boom = "import sys\nprint('its own words', file=sys.stderr)\nraise OSError('no disk')\n"
+    (shared.root / "boom.py").write_text(boom, encoding="utf-8")
     put(shared, notebook(s5="# %run ../boom.py", s6="print('went on')"), "09_swallowed")
     done = shared.lab("report", "09_swallowed", "--to", "md")
     assert done.returncode == 1
     assert "no disk" in done.stderr
+    assert "its own words" in done.stderr
     assert not (shared.root / "reports/09_swallowed/README.md").exists()
 
 
@@ -386,7 +431,7 @@ def test_rendering_costs_less_than_two_seconds(shared):
 
 def test_the_mark_of_a_report_made_with_other_parameters_is_stale(tidied, shared):
     done = shared.lab("check", "02_tidied")
-    assert "its report is stale" in done.stdout
+    assert "its report is stale: made with other parameters" in done.stdout
 
 
 def test_an_executed_notebook_is_plain_json_of_nbformat_4(tidied):

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))
 {first}
-from {package}.lab.records import Record
+from {package}.lab.records import Record, capture
 parser = argparse.ArgumentParser()
 parser.add_argument("--runs-dir", type=Path, default=ROOT / "runs")
 parser.add_argument("--stop-after-epochs", type=int, default=2)
@@ -30,7 +31,7 @@ given, _ = parser.parse_known_args()
 config = dict(dataset="toy", model="toy", epochs=2, seed=1, device="cpu", threads=1,
               betas=given.betas or [0.5, 0.25], limit=eval(str(given.limit)))
 record = Record.create(ROOT, given.runs_dir, config=config, data=dict(), files=[], data_dir=ROOT,
-                       argv=[], world_size=1)
+                       code=capture(ROOT, []), world_size=1)
 loss = {loss}
 for epoch in range(given.stop_after_epochs):
     record.append(dict(epoch=epoch + 1, train_loss=loss, seconds=0.0))
@@ -269,3 +270,46 @@ def test_condas_packages_need_one_of_its_tools_and_it_says_so(repository, tmp_pa
     assert asked.returncode == 2
     assert f"{url}#{'0' * 32}" in said.read_text()
     assert not Path(tmp_path / "env").exists()
+
+
+def test_a_file_damaged_before_the_run_explains_nothing(bare):
+    site = bare.root.parent / "site-packages"
+    (site / "tiny.py").write_text("edited\n")
+    (site / "tiny-1.0.dist-info" / "RECORD").write_text("tiny.py,sha256=AAAA,6\n")
+    time.sleep(1.1)  # a run's id is in seconds
+    run = train(bare)
+    lines = (run / "metrics.jsonl").read_text().replace('"train_loss": 1.0', '"train_loss": 2.0')
+    (run / "metrics.jsonl").write_text(lines)
+    _, verdict, _ = verify(bare)
+    assert "edited libraries" not in verdict["causes"]
+    (site / "tiny.py").write_text("edited again\n")
+    _, verdict, _ = verify(bare)
+    assert "edited libraries" in verdict["causes"]
+
+
+@pytest.mark.parametrize("tolerance", ["-1", "nan", "inf"])
+def test_a_tolerance_is_a_number_of_zero_or_more(bare, tolerance):
+    train(bare)
+    done = bare.lab("verify", "latest", f"--tolerance={tolerance}")
+    assert done.returncode == 2
+    assert "out of range; use 0 or more" in done.stderr
+
+
+def test_a_card_keeps_the_newer_verdict_and_verify_says_how_to_show_it(bare):
+    run = train(bare)
+    card = bare.root / "reports" / "01_toy" / "run"
+
+    def write_card():
+        code = (
+            f"from pathlib import Path; from {bare.package}.lab import records\n"
+            f"records.write_card(records.Record(Path({str(run)!r})), Path({str(card)!r}))"
+        )
+        bare.python("-c", code, check=True)
+        return json.loads((card / "verification.json").read_text())
+
+    assert verify(bare, "--epochs", "1")[0] == 0
+    assert write_card()["epochs"] == 1
+    time.sleep(1.1)
+    done = bare.lab("verify", "reports/01_toy", check=True)
+    assert "lab report 01_toy --readme" in done.stdout
+    assert write_card()["epochs"] is None

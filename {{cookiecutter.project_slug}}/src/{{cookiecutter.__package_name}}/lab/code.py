@@ -22,6 +22,11 @@ from .project import LabError, git
 LARGE = 100_000  # bytes; untracked files above this are listed with their hash, not copied
 LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
 NOT_CODE = ":(exclude)reports"  # made from records: in the patch they would nest without end
+ASIDE = (  # of no effect on a number
+    "notebooks", "tests", "docs", "cluster", "src/*/lab/*", "*.md", ".*", "LICENSE", "Dockerfile",
+    "environment*.yml", "*.lock", "conda-lock.yml", "pyproject.toml", "ruff.toml",
+)  # fmt: skip
+NOT_ASIDE = tuple(f":(exclude){pattern}" for pattern in ASIDE)
 INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 UNOWNED = ("sitecustomize", "usercustomize")  # Python imports them at its start; of no package
 DIFF = (
@@ -192,13 +197,6 @@ def _imported() -> list[Path]:
     return sorted(file for file in files if file.is_absolute() and file.exists())
 
 
-def from_outside(root: Path) -> list[dict]:
-    """Describe the imported files that are neither below `root` nor of an installed package."""
-    why = "imported from outside the repository"
-    files = [file for file in _imported() if not file.is_relative_to(root)]
-    return [listing(root, str(file), why) for file in files]
-
-
 def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     """Return the submodules, and what the run can read though its repository lacks it."""
     tracked, submodules, listed, links = set(), [], [], []
@@ -222,11 +220,11 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
                 listed.append(listing(root, inner, "behind a symbolic link"))
     within = tuple(str(root / path) + os.sep for path in (*submodules, *links))
     for file in _imported():
-        known = str(file) in tracked or str(file).startswith(within)
-        if file.is_relative_to(root) and not known:
+        if not file.is_relative_to(root):
+            listed.append(listing(root, str(file), "imported from outside the repository"))
+        elif str(file) not in tracked and not str(file).startswith(within):
             inner = file.relative_to(root).as_posix()
             listed.append(listing(root, inner, "imported, ignored by git"))
-    listed += from_outside(root)
     found = []
     for path in submodules:
         head = git(root / path, "rev-parse", "-q", "--verify", "HEAD", check=False).stdout.strip()
@@ -248,26 +246,30 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
     -------
     code : dict
         What `code.json` holds: `commit`, `base`, `branch`, `remote` without credentials, `dirty`,
-        `tree` (git's name for all that the patch restores), `argv`, `package_path`, `submodules`,
-        and `listed`: files whose hash alone is kept. `warning` where a run cannot be verified.
+        `tree` (git's name for all that the patch restores), `sources` (a hash of the files among
+        it that can change a number), `argv`, `package_path`, `submodules`, and `listed`: files
+        whose hash alone is kept. `warning` where a run cannot be verified.
     patch : bytes
         From `base` to the working tree, staged and untracked files included, ignored ones,
         `reports/`, secrets and large untracked files not.
     """
     said = [SECRET_TEXT.sub(b"***", os.fsencode(part)).decode("utf-8", "replace") for part in argv]
     described = {"commit": None, "base": None, "branch": None, "remote": None, "dirty": None,
-                 "tree": None, "argv": [tilde(part) for part in said],
+                 "tree": None, "sources": None, "argv": [tilde(part) for part in said],
                  "package_path": tilde(Path(__file__).parent.parent)}  # fmt: skip
     root = root.resolve()
     try:
         with beside(root) as env:
             remote = _remote(root, env)
             base = _base(root, remote, env)
+            git(root, "update-ref", f"refs/lab/{base}", base, env=env)  # amended away, it stays
             listed = _stage(root, base, env)
             patch = git(root, *DIFF, base, "--", ".", NOT_CODE, env=env, text=False).stdout
             changed = git(root, "diff", "--cached", "--quiet", "HEAD", env=env, check=False)
             branch = git(root, "symbolic-ref", "--short", "-q", "HEAD", env=env, check=False)
             submodules, read = _surroundings(root, env)
+            staged = ("ls-files", "--stage", "-z", "--", ".", NOT_CODE, *NOT_ASIDE)
+            sources = git(root, *staged, env=env, text=False).stdout
             seen = {item["path"] for item in listed}
             described |= {
                 "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),
@@ -276,6 +278,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
                 "remote": _address(root, remote, env),
                 "dirty": bool(changed.returncode or listed),
                 "tree": git(root, "write-tree", env=env).stdout.strip(),
+                "sources": hashlib.sha256(sources).hexdigest(),
                 "patch_sha256": hashlib.sha256(patch).hexdigest(),
                 "submodules": submodules,
                 "listed": [*listed, *(item for item in read if item["path"] not in seen)],

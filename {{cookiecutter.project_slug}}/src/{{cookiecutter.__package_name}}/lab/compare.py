@@ -18,9 +18,9 @@ from .submit import show_jobs
 OPERATORS = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le,
              ">": operator.gt, "<": operator.lt}  # fmt: skip
 NOT_CONFIG = {
-    "run", "state", "verdict", "path", "seed", "seconds", "epoch", "best_epoch", "test_loss",
-    "test_accuracy", "weights_sha256", "best_weights_sha256", "train_loss", "train_accuracy",
-    "validation_loss", "validation_accuracy", "gradient_norm",
+    "run", "state", "verdict", "verified", "path", "seed", "seconds", "epoch", "best_epoch",
+    "test_loss", "test_accuracy", "weights_sha256", "best_weights_sha256", "train_loss",
+    "train_accuracy", "validation_loss", "validation_accuracy", "gradient_norm",
 }  # fmt: skip
 SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds",
          "test_accuracy", "test_accuracy_sd"}  # fmt: skip
@@ -38,26 +38,32 @@ def _read(path: str) -> dict[str, Any]:
 
 
 def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
-    """Read what a table shows of the run in `folder`: three small files, four with `metrics`.
+    """Read what a table shows of the run in `folder`: three small files, five with `metrics`.
 
-    It has `run`, `state`, `verdict`, `path`, then every field of config and result, and with
-    `metrics` those of the last epoch.
+    It has `run`, `state`, `verdict`, `verified`, `path`, then every field of config and result, and
+    with `metrics` those of the last epoch, and `code`: it differs where the code does.
     """
     config, result = _read(f"{folder}/config.json"), _read(f"{folder}/result.json")
     finished = bool(config and result)
     state = "finished" if finished else Record(Path(folder)).state
     last = {} if finished and not metrics else (Record(Path(folder)).metrics or [{}])[-1]
-    verdict = _read(f"{folder}/verification.json").get("verdict") if finished else None
-    fixed = {"run": os.path.basename(folder), "state": state, "verdict": verdict, "path": folder}  # noqa: PTH119
+    said = _read(f"{folder}/verification.json") if finished else {}
+    code = _read(f"{folder}/code.json") if metrics else {}
+    fixed = {"run": os.path.basename(folder), "state": state, "path": folder}  # noqa: PTH119
+    fixed |= {"verdict": said.get("verdict"), "verified": str(said.get("when") or "")}
+    fixed |= {"code": str(code["sources"])[:8]} if code.get("sources") else {}
     return {**fixed, **last, **result, **config}
 
 
-def table_rows(runs_dir: Path, metrics: bool = False) -> list[dict[str, Any]]:
-    """Read all runs in `runs_dir`, oldest first, each as `row_of` does, with `metrics` or without.
+def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
+    """Read all runs of `root`, oldest first, each as `row_of` does, with `metrics` or without.
 
-    What is no record is named and skipped.
+    A verdict on a run's card in `reports/` counts as one on the run; the newer one is taken. What
+    is no record is named and skipped.
     """
-    rows = []
+    rows, runs_dir = [], root / "runs"
+    cards = [Record(path.parent) for path in (root / "reports").glob("**/run/verification.json")]
+    verdicts = {card.id: card.verification for card in cards}
     entries = list(os.scandir(runs_dir)) if runs_dir.is_dir() else []
     folders = [entry.path for entry in entries if entry.is_dir() and entry.name[0] != "."]
     for folder in sorted(folders):
@@ -65,6 +71,9 @@ def table_rows(runs_dir: Path, metrics: bool = False) -> list[dict[str, Any]]:
         if row["state"] == "damaged" and not Path(folder, "config.json").exists():
             print(f"skipped {folder}: it is no record", file=sys.stderr)
         else:
+            said = verdicts.get(row["run"], {})
+            if said.get("when", "") > row["verified"]:
+                row |= {"verdict": said.get("verdict"), "verified": said["when"]}
             rows.append(row)
     return rows
 
@@ -85,7 +94,9 @@ def _condition(text: str):
             try:
                 other = float(wanted)
             except ValueError:
-                return sign == "!="
+                if wanted.lower() in ("", "none"):
+                    return sign == "!="
+                raise LabError(f"--where {text!r}: {field} is a number") from None
         elif value is None:
             return sign == "!=" or (sign == "=" and wanted.lower() in ("", "none"))
         return OPERATORS[sign](value, other)
@@ -109,19 +120,19 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
 
 
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold those finished `rows` that differ in nothing but the seed.
+    """Fold those finished `rows` that differ in nothing but the seed; of a seed, the newest counts.
 
-    A group has the config without its seed, `seeds`, and of each result mean and `_sd`.
+    A group has the config without its seed, the `code`, `seeds`, and of each result mean and `_sd`.
     """
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, dict[Any, dict[str, Any]]] = {}
     for row in rows:
         if row["state"] == "finished":
             key = repr(sorted(item for item in row.items() if item[0] not in NOT_CONFIG))
-            groups.setdefault(key, []).append(row)
+            groups.setdefault(key, {})[row.get("seed")] = row
     folded = []
-    for members in groups.values():
+    for members in (list(group.values()) for group in groups.values()):
         group = {name: members[0][name] for name in members[0] if name not in NOT_CONFIG}
-        group["seeds"] = len({row.get("seed") for row in members})
+        group["seeds"] = len(members)
         for name in ("test_accuracy", "test_loss"):
             values = [row[name] for row in members if isinstance(row.get(name), int | float)]
             group[name] = statistics.fmean(values) if values else None
@@ -139,10 +150,13 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     """
     conditions = [_condition(text) for text in where]
     asked = {field for field, _ in conditions} | {(sort or "").lstrip("-")}
-    rows = table_rows(root / "runs")
-    if as_json or asked - {"", *(name for row in rows for name in row)}:
-        rows = table_rows(root / "runs", metrics=True)
+    rows = table_rows(root)
+    if as_json or group or asked - {"", *(name for row in rows for name in row)}:
+        rows = table_rows(root, metrics=True)
     show_jobs(root, rows)
+    if not rows and not as_json:
+        print("no runs yet; python train.py makes one")
+        return 0
     known = {name for row in rows for name in row}
     for field in asked - known - {""}:
         raise LabError(f"no run has a field {field!r}; there are {', '.join(sorted(known))}")
@@ -165,7 +179,15 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
             if spread is not None:
                 row[name] = f"{row[name]:.4g} ± {spread:.2g}"
     names = list(dict.fromkeys(name for row in rows for name in row))
-    hidden = {"path", "seconds", "weights_sha256", "best_weights_sha256", "epoch", "best_epoch"}
+    hidden = {
+        "path",
+        "verified",
+        "seconds",
+        "weights_sha256",
+        "best_weights_sha256",
+        "epoch",
+        "best_epoch",
+    }
     hidden |= {"train_loss", "train_accuracy", "validation_loss", "gradient_norm"}
     columns = [name for name in names if name in SHOWN | asked or (name not in hidden and
                any(row.get(name) != rows[0].get(name) for row in rows))]  # fmt: skip

@@ -41,7 +41,8 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
     total, fresh = hashlib.sha256(), {}
     for path in sorted(files):
         status = path.stat()
-        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}"
+        # an archive may give a changed file the size and time of the one before
+        key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
         digest = known.get(key)
         if not isinstance(digest, str):
             digest = fresh[key] = sha256(path)

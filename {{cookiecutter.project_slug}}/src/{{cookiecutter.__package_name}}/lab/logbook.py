@@ -43,7 +43,9 @@ def logbook(root: Path, output: Path | None = None) -> int:
     It goes to `output`, by default `runs/logbook.html`.
     """
     output = (output or root / "runs" / "logbook.html").absolute()
-    rows = table_rows(root / "runs")
+    if output.is_dir():
+        raise LabError(f"--output {output} is a folder; name a file in it")
+    rows = table_rows(root)
     if not rows:
         raise LabError(f"no run in {root / 'runs'}; python train.py makes one")
     reports, runs = _reports(root), []
@@ -57,7 +59,8 @@ def logbook(root: Path, output: Path | None = None) -> int:
         runs.append(
             {
                 **{name: row[name] for name in ("run", "state", "verdict")},
-                "verified": record.verification.get("when"),
+                "verified": row["verified"],
+                "code": str(record.code.get("sources") or "")[:8],
                 "config": record.config,
                 "result": result,
                 "epochs": epochs,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .cards import finite, write_card, write_json  # noqa: F401 (a card is for `lab report`)
+from .code import capture, tilde
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
 from .project import LabError, write_whole
 
@@ -123,7 +124,7 @@ class Record:
         data: dict[str, Any],
         files: list[Path],
         data_dir: Path,
-        argv: list[str],
+        code: tuple[dict[str, Any], bytes],
         world_size: int,
     ) -> Record:
         """Begin a record: all that is known before the first step.
@@ -140,8 +141,8 @@ class Record:
             The data's.
         data_dir : Path
             What their names are relative to.
-        argv : list of str
-            As given to `train.py`.
+        code : tuple of dict and bytes
+            What `capture` gave when the process began: while data are read, files are edited.
         world_size : int
             The number of processes.
 
@@ -157,7 +158,7 @@ class Record:
         OSError
             If the disk refuses.
         """
-        from . import code, environment  # `lab runs` reads without them
+        from . import environment  # `lab runs` reads without it
 
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
@@ -169,13 +170,12 @@ class Record:
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         kind = f"{config['dataset']}-{config['model']}-s{config['seed']}"
         path = runs_dir / f"{now}-{kind}-{secrets.token_hex(2)}"
-        described, patch = code.capture(root, argv)
-        described = {"run": path.name, **described}
+        described, patch = {"run": path.name, **code[0]}, code[1]
         cache = runs_dir / ".fingerprints.json"
         where, top = data_dir.resolve(), root.resolve()
         where = where.relative_to(top) if where.is_relative_to(top) else where  # clones move
         found = {"fingerprint": fingerprint(files, data_dir, cache)}
-        found["data_dir"] = code.tilde(where.as_posix())
+        found["data_dir"] = tilde(where.as_posix())
         scratch = runs_dir / f".{path.name}"
         scratch.mkdir()
         try:
@@ -207,13 +207,13 @@ class Record:
 
         What is computed again is dropped, and what changed in between is noted.
         """
-        from . import code, environment, worktree
+        from . import environment, worktree
 
         rows = self.metrics[:epoch]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        described, _ = code.capture(root, [])
+        described, _ = capture(root, [])
         changes = worktree.differences(root, self.code)
-        if described["tree"] != self.code.get("tree"):
+        if described["sources"] != self.code.get("sources"):
             changes.append("the code changed since this run began")
         size = self.environment.get("world_size", 1)
         now = environment.capture(self.config["threads"], size, self.config["device"])
@@ -232,13 +232,11 @@ class Record:
         """Write the arrays that figures are drawn from, then `result.json`, which finishes it."""
         import numpy as np
 
-        from . import code
-
         listed = self.code.setdefault("listed", [])
-        seen = {item["path"] for item in listed}
-        root = Path(__file__).resolve().parents[3]
-        late = [item for item in code.from_outside(root) if item["path"] not in seen]
-        if late:  # imported while it ran
+        now, _ = capture(Path(__file__).parents[3], [])
+        late = [item for item in now.get("listed", []) if item["why"].startswith("imported")]
+        late = [item for item in late if item["path"] not in {known["path"] for known in listed}]
+        if late:  # imported after it was captured
             listed += late
             write_json(self.path / "code.json", self.code)
         buffer = io.BytesIO()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -36,6 +37,8 @@ def verify(
     """
     for variable in git(root, "rev-parse", "--local-env-vars").stdout.split():
         os.environ.pop(variable, None)  # called from a hook, git would write the index of a commit
+    if not 0 <= tolerance < math.inf:
+        raise LabError(f"--tolerance {tolerance} is out of range; use 0 or more, such as 0.005")
     record = find(root, name)
     total = _check(record, epochs)
     epochs = epochs if epochs and epochs < total else None
@@ -52,6 +55,9 @@ def verify(
         verdict = _judge(Rerun(root, record, python, scratch, epochs), tolerance)
     _tell(verdict)  # first: the record may lie where nobody may write
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
+    if (root / "reports").resolve() in record.path.resolve().parents:
+        name = record.path.resolve().parent.relative_to((root / "reports").resolve()).as_posix()
+        print(f"  to show this verdict: lab report {name} --readme; git add reports README.md")
     return int(verdict["verdict"] == "different")
 
 
@@ -169,7 +175,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
             deterministic = bool(failed) == bool(broken)
             if deterministic and not failed:
                 deterministic = not _compare(again, third, rerun.epochs)
-            causes = _look_deeper(found, deterministic, bool(rerun.epochs))
+            causes = _look_deeper(old, found, deterministic, bool(rerun.epochs))
     return {
         "run": old.id,
         "verdict": verdict,
@@ -196,15 +202,22 @@ def _strays(old: Record, again: Record | None) -> list[str]:
     ]
 
 
-def _look_deeper(found: list, deterministic: bool, only_first: bool) -> dict[str, list[str]]:
+def _look_deeper(
+    old: Record, found: list, deterministic: bool, only_first: bool
+) -> dict[str, list[str]]:
     """Look for a cause where the record names none."""
     if not deterministic:
         line = "two runs now differ from one another, too: the code is itself non-deterministic"
         return {"code": [line]}
     print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
-    causes, edited = {}, environment.damaged(deep=True)
-    if edited:
-        lines = [f"{file} ({package}) {what}" for package, file, what in edited]
+    causes = {}
+    began = datetime.strptime(old.id[:15] + "Z", "%Y%m%d-%H%M%S%z").timestamp()
+    lines = [
+        f"{file} ({package}) {what}"
+        for package, file, what in environment.damaged(deep=True)
+        if what == "missing" or Path(file).expanduser().stat().st_ctime >= began
+    ]  # what was edited before the run was so in both
+    if lines:
         causes["edited libraries"] = lines
     weights = any(item["what"].endswith("weights_sha256") for item in found)
     if found and not only_first and not weights:

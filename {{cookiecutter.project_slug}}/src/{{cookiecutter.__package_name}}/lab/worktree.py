@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from .code import NOT_CODE, beside, listing, state_of
+from .code import ASIDE, NOT_ASIDE, NOT_CODE, beside, listing, state_of
 from .hashes import sha256
 from .project import LabError, git
 
@@ -42,11 +42,23 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     for module in code.get("submodules", []):
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
-        source, target = Path(root, item["path"]), folder / item["path"]
-        inside = not item["path"].startswith(("~", "/")) and target.parent.exists()
-        if inside and item["sha256"] and source.is_file() and sha256(source) == item["sha256"]:
-            target.unlink(missing_ok=True)
-            shutil.copy2(source.resolve(), target)
+        if not item["path"].startswith(("~", "/")):
+            _restore_listed(root, item, folder)
+
+
+def _restore_listed(root: Path, item: dict[str, Any], folder: Path) -> None:
+    """Bring a file, of which the record holds the hash alone, from the working tree."""
+    source, target = Path(root, item["path"]), folder / item["path"]
+    way = [folder / part for part in (*reversed(Path(item["path"]).parents), item["path"])]
+    # the first link alone is the worktree's own: what lies behind it is the user's
+    link = next((part for part in way if part.is_symlink()), None)
+    if link:  # a relative one leads elsewhere from here
+        real = (root / link.relative_to(folder)).resolve()
+        link.unlink()
+        link.symlink_to(real, real.is_dir())
+    elif item["sha256"] and source.is_file() and sha256(source) == item["sha256"]:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
 
 
 def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> None:
@@ -109,8 +121,13 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
                     apply = ("apply", "--cached", "--binary", "--whitespace=nowarn", "-")
                     git(root, *apply, env=env, input=patch, text=False)
                 names.append(git(root, "write-tree", env=env).stdout.strip())
-            options = ("--no-color", "--no-ext-diff", "--find-renames", *names)
-            return git(root, "diff", *options, "--", ".", NOT_CODE, env=env).stdout.splitlines()
+            diff = ("diff", "--no-color", "--no-ext-diff", "--find-renames", *names)
+            lines = git(root, *diff, "--", ".", NOT_CODE, *NOT_ASIDE, env=env).stdout.splitlines()
+            aside = git(root, *diff, "--name-only", "--", *ASIDE, NOT_CODE, env=env).stdout.split(
+                "\n"
+            )
+            also = "  changed, too, of no effect on a number: "
+            return lines + ([also + ", ".join(aside[:-1])] if aside[:-1] else [])
     except (LabError, OSError) as error:
         commits = " -> ".join(str(record.code.get("commit"))[:12] for record in (one, other))
         return [f"  commit {commits}, with patches; no diff can be made here ({error})"]
