@@ -17,7 +17,7 @@ mean = deviation = torch.full((3,), 127.0)
 def side(channels_last=True, bf16=False, deterministic=True, threads=1, relu_first=False):
     """Return a function that trains simple_cnn for one epoch on batches made before."""
     train.seeding.make_repeatable(deterministic, threads)
-    model = train.build_model("simple_cnn", (3, 32, 32), 10)
+    model = train.build_model(train.Config(), (3, 32, 32), 10)
     if relu_first:
         layers = list(model)
         layers[2], layers[3], layers[6], layers[7] = layers[3], layers[2], layers[7], layers[6]

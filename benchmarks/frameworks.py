@@ -91,7 +91,7 @@ class Module(lightning.LightningModule):
     def __init__(self, config, splits):
         super().__init__()
         self.config = config
-        self.model = train.build_model(config.model, splits.input_shape, 10)
+        self.model = train.build_model(config, splits.input_shape, 10)
 
     def training_step(self, batch, _):
         logits = self.model(batch[0])
@@ -121,7 +121,7 @@ def with_lightning(config, splits, epochs):
 def with_accelerate(config, splits, epochs):
     """Train by Accelerate as its own example of computer vision does (cv_example.py)."""
     accelerator = Accelerator(cpu=True)
-    model = train.build_model(config.model, splits.input_shape, 10)
+    model = train.build_model(config, splits.input_shape, 10)
     optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, fused=True)
     both = loaders(config, splits)
     rate = config.learning_rate

@@ -44,10 +44,10 @@ def write_fashion_mnist(folder: Path) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(head + labels.astype(np.uint8).tobytes())
 
 
-def write_folder(folder: Path, parts: tuple[str, ...] = ("train",)) -> None:
+def write_folder(folder: Path, parts: tuple[str, ...] = ("train",), count: int = 120) -> None:
     """Write a folder of PNG and JPEG files of mixed sizes and modes, two classes."""
     for number, part in enumerate(parts):
-        pixels, labels = _pictures(120, 24, 3, number)
+        pixels, labels = _pictures(count, 24, 3, number)
         for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
             place = folder / part / ("bright" if label > 4 else "dark")
             place.mkdir(parents=True, exist_ok=True)

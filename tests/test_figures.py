@@ -122,3 +122,13 @@ def test_a_run_that_diverged_is_valid_json_and_is_drawn(repository):
         json.loads(text, parse_constant=pytest.fail)  # NaN is none of JSON's words
     code = "print(json.dumps([getattr(figures, kind)(record).title for kind in kinds[2:5]]))"
     assert any("diverged" in title for title in draw(repository, code))
+
+
+def test_a_run_that_diverged_at_once_has_every_chart(repository):
+    repository.train("--epochs", "1", "--learning-rate", "1e30", check=True)
+    code = """
+for kind in kinds[2:]:
+    getattr(figures, kind)(record)._repr_mimebundle_()
+print(json.dumps("drawn"))
+"""
+    assert draw(repository, code) == "drawn"

@@ -223,3 +223,17 @@ splits_pixels = [split.pixels.flatten(1) for split in (splits.train, splits.vali
 assert sum(map(len, splits_pixels)) == 1797
 """
     repository.python("-c", code, check=True)
+
+
+def test_a_stream_of_many_images_needs_few_open_files(repository):
+    """1024 is what most systems allow; each image that came alone would keep one open."""
+    write_folder(repository.root / "data", ("train", "test"), count=1200)
+    code = (
+        "import resource, sys, train\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))\n"
+        "train.main(sys.argv[1:])\n"
+    )
+    argv = [*FOLDER, "--image-size", "8", "--epochs", "1", "--memory-limit-mb", "0"]
+    done = repository.python("-c", code, *argv, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -105,7 +105,7 @@ sys.path.insert(0, ".")
 import torch, train
 from torch import nn
 models = sys.modules[train.build_model.__module__]
-models.MODELS["plain"] = lambda shape, classes: nn.Sequential(
+models.MODELS["plain"] = lambda config, shape, classes: nn.Sequential(
     nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 64, classes))
 step = torch.optim.AdamW.step
 def keep(self, *arguments):
@@ -167,3 +167,19 @@ def test_a_batch_that_cannot_be_shared_is_refused(repository):
     assert "--batch-size 33" in done.stderr
     assert "multiple of the 2 processes" in done.stderr
     assert repository.runs() == []
+
+
+def test_ranks_may_outnumber_the_images_of_a_split(repository):
+    from datasets import write_folder
+
+    write_folder(repository.root / "data", count=21)
+    folder = ["--dataset", "folder", "--data-dir", "data", "--image-size", "16", "--epochs", "1"]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "4", "--master-port", "0"]
+    for limit in ("0", "100"):
+        done = repository.python(
+            *launcher, "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+            "train.py", *folder, "--batch-size", "4", "--memory-limit-mb", limit,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+    one, other = map(outcome, repository.runs())
+    assert one == other

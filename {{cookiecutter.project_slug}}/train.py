@@ -27,7 +27,7 @@ from {{cookiecutter.__package_name}}.data import Split, Splits, load_splits
 from {{cookiecutter.__package_name}}.distributed import World, join_world
 from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals, load_newest
 from {{cookiecutter.__package_name}}.lab.project import LabError
-from {{cookiecutter.__package_name}}.lab.records import Record, find, fingerprint, weights_sha256
+from {{cookiecutter.__package_name}}.lab.records import Record, capture, find, fingerprint, weights_sha256
 from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
 ORDER, LOOP = 1, 2  # two streams of random numbers from one seed
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
     signal's number where a signal stopped the run after saving.
     """
     try:
-        return run(argv)
+        return run(sys.argv[1:] if argv is None else argv)
     except (UserError, LabError) as error:
         message = str(error)
     except OSError as error:
@@ -51,29 +51,30 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
     raise SystemExit(2)
 
 
-def run(argv: list[str] | None) -> tuple[Record | None, nn.Module]:
+def run(argv: list[str]) -> tuple[Record | None, nn.Module]:
     """Tell one experiment, from its arguments to its result."""
     if configuration.ROOT != ROOT:
-        raise UserError(f"the package comes from {configuration.ROOT}, not {ROOT}; restart python")
+        raise UserError(f"the package is not of {ROOT}: restart python, or pip install -e {ROOT}")
     config, options = configuration.parse_arguments(argv)
     record = None
-    if options.resume:
+    if options.resume is not None:
         record = find(ROOT, options.resume, options.runs_dir, state="unfinished")
         if record.state != "unfinished":
             raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
         config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
-
     world = join_world(config.device)
+    code = None if record or world.rank else capture(ROOT, argv)  # before anybody edits it
     config = replace(config, device=world.device.type)
     seeding.make_repeatable(config.deterministic, config.threads)
     seeding.seed_everything(config.seed)
-    splits = load_splits(config, options).to(world.device)
+    splits = world.first(lambda: load_splits(config, options)).to(world.device)
     with StopSignals() as stop:
         training = Training(config, options, splits, world, stop)
         if record:
             training.go_on(record)
         elif world.rank == 0:
-            training.begin(sys.argv[1:] if argv is None else argv)
+            training.begin(code)
+        world.agree(0)  # while rank 0 hashes the data, a GPU would wait ten minutes at most
         if training.fit():
             training.test()
         elif training.record:
@@ -104,15 +105,13 @@ class Training:
         self.config, self.options, self.splits = config, options, splits
         self.world, self.stop = world, stop
         seeding.seed_everything(config.seed)  # reading the data may have drawn
-        model = build_model(config.model, splits.input_shape, len(splits.class_names))
+        model = build_model(config, splits.input_shape, len(splits.class_names))
         self.model = model.to(world.device)
         self.parallel = world.wrap(self.model, splits.input_shape)
         self.batches = TrainingBatches(splits, config, world, options.workers)
+        parameters, fused = self.model.parameters(), world.device.type != "mps"
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=world.device.type != "mps",
+            parameters, config.learning_rate, weight_decay=config.weight_decay, fused=fused
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, config.epochs * len(self.batches) + 1
@@ -123,7 +122,7 @@ class Training:
         self.record: Record | None = None  # rank 0 alone has one
         self.checkpoints: Checkpoints | None = None
 
-    def begin(self, argv: list[str]) -> None:
+    def begin(self, code: tuple[dict, bytes]) -> None:
         """Start a new record."""
         self.record = Record.create(
             ROOT,
@@ -132,7 +131,7 @@ class Training:
             data=self.splits.data,
             files=self.splits.files,
             data_dir=self.splits.folder,
-            argv=argv,
+            code=code,
             world_size=self.world.size,
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
@@ -152,7 +151,7 @@ class Training:
                 getattr(self, name).load_state_dict(state[name])
             self.progress = Progress(**state["progress"])
             self.sums = state["sums"][self.world.rank].to(self.world.device)
-            seeding.set_generator_states(state["generators"][self.world.rank])
+            seeding.set_generator_states(state["generators"][self.world.rank], self.world.device)
         if self.record:
             record.go_on(ROOT, self.progress.epoch, self.progress.step)
 
@@ -236,8 +235,8 @@ class Training:
                 logits = self.model(images)
             parts.append(logits.float().log_softmax(1))
         scores = torch.zeros(len(split), len(self.splits.class_names))
-        for rank, part in enumerate(self.world.gather(torch.cat(parts).cpu())):
-            scores[rank :: self.world.size] = part
+        for rank, part in enumerate(self.world.gather([part.cpu() for part in parts])):
+            scores[rank :: self.world.size] = torch.cat([*part, scores[:0]])  # there may be none
         accuracy = (scores.argmax(1) == labels).float().mean()
         return functional.nll_loss(scores, labels).item(), accuracy.item(), scores
 
@@ -261,7 +260,7 @@ class Training:
             "schedule": self.schedule.state_dict(),
             "progress": vars(self.progress),
             "sums": self.world.gather(self.sums.cpu()),
-            "generators": self.world.gather(seeding.generator_states()),
+            "generators": self.world.gather(seeding.generator_states(self.world.device)),
         }
         if self.world.rank == 0:
             self.checkpoints.save(state, best=self.progress.best_weights)

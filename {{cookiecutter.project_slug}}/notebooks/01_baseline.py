@@ -136,7 +136,7 @@ Markdown(f"Nearest neighbour: **{neighbour:.2%}** of the validation images right
 # %%
 from torchinfo import summary
 
-network = build_model(config.model, splits.input_shape, len(splits.class_names))
+network = build_model(config, splits.input_shape, len(splits.class_names))
 columns = {"col_names": ["output_size", "num_params"], "col_width": 16}
 summary(network, input_size=(1, *splits.input_shape), **columns)
 

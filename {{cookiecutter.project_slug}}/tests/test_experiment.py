@@ -21,7 +21,7 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted(MODELS))
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
 def test_a_model_gives_a_logit_for_each_class_and_learns_in_every_layer(name, shape):
-    model = build_model(name, shape, classes=10)
+    model = build_model(Config(model=name), shape, classes=10)
     logits = model(torch.randn(4, *shape))
     assert logits.shape == (4, 10)
     logits.square().sum().backward()

@@ -134,7 +134,8 @@ def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Ite
     processes read what does not lie in memory.
     """
     statistics = [value.to(world.device) for value in splits.statistics]
-    indices = torch.arange(world.rank, len(split), world.size).split(EVALUATION_BATCH)
+    mine = torch.arange(len(split))[world.rank :: world.size]  # none, where ranks outnumber images
+    indices = [index for index in mine.split(EVALUATION_BATCH) if len(index)]
     if split.pixels is None:
         pages = _read_ahead(split, indices, workers, world.device)
     else:
@@ -179,6 +180,12 @@ class _Files(torch.utils.data.Dataset):
             return error
 
 
+def _together(images: list[Tensor | UserError]) -> Tensor | UserError:
+    """Make one tensor of a batch: each that comes from a worker keeps a file open."""
+    errors = [image for image in images if isinstance(image, UserError)]
+    return errors[0] if errors else torch.stack(images)
+
+
 def _outlive_signals(_worker: int) -> None:
     """Leave to the training process what a queue sends to all: it saves, then ends its workers."""
     for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
@@ -191,18 +198,17 @@ def _read_ahead(
 ) -> Iterator[Tensor]:
     """Read batches of files; the number of workers changes the speed alone."""
     loader = torch.utils.data.DataLoader(
-        _Files(split),
+        _Files(split.to(torch.device("cpu"))),  # where workers are spawned, it is pickled
         batch_sampler=[index.tolist() for index in indices],
         num_workers=workers,
-        collate_fn=list,
+        collate_fn=_together,
         generator=torch.Generator(),  # making a loader must not move the global one
         worker_init_fn=_outlive_signals,
     )
-    for images in loader:
-        for image in images:
-            if isinstance(image, UserError):
-                raise image
-        pixels = torch.stack(images)
-        if device.type == "cuda":
-            pixels = pixels.pin_memory()
-        yield pixels.to(device, non_blocking=True)
+    for pixels in loader:
+        if isinstance(pixels, UserError):
+            raise pixels
+        if device.type == "cuda":  # other devices would read memory that is given back already
+            yield pixels.pin_memory().to(device, non_blocking=True)
+        else:
+            yield pixels.to(device)

@@ -24,8 +24,8 @@ class UserError(Exception):
 class Config:
     """What changes numbers. A new hyperparameter is one line here."""
 
-    dataset: str = "digits"  # digits, cifar10, fashion_mnist, folder: a line of DATASETS in data.py
-    model: str = "simple_cnn"  # simple_cnn, resnet18: a line of MODELS in models.py
+    dataset: str = "digits"  # of DATASETS in data.py: cifar10, fashion_mnist, folder, and yours
+    model: str = "simple_cnn"  # of MODELS in models.py: resnet18, and yours
     epochs: int = 30
     batch_size: int = 64  # global, split across processes
     learning_rate: float = 0.01  # peak of the one-cycle schedule
@@ -49,7 +49,7 @@ class RunOptions:
     checkpoint_minutes: float = 5.0  # at most this, and one step, is lost when killed
     stop_after_epochs: int | None = None  # save and stop when so many are complete
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|latest")] = None  # go on with this
-    memory_limit_mb: int = 4096  # folder: more megabytes of pixels are read while training
+    memory_limit_mb: int = 4096  # folder: more, in each process, is read while training
     workers: int = 2  # processes that read them
 
 
@@ -96,7 +96,7 @@ def parse_arguments(
     )
     given = vars(parsed.config) | vars(parsed.run)
     for name, smallest in MINIMUM.items():
-        if given[name] is not None and not given[name] >= smallest:
+        if given[name] is not None and not smallest <= given[name] < float("inf"):
             flag = name.replace("_", "-")
             raise UserError(f"--{flag} {given[name]} is out of range; use {smallest} or more")
     paths = {name: given[name].expanduser().absolute() for name in ("data_dir", "runs_dir")}

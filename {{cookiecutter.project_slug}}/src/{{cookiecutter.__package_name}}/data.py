@@ -44,7 +44,8 @@ class Split:
         """Return the images at `index`, int64 (M,), as uint8 (M, height, width, channels)."""
         if self.pixels is not None:
             return self.pixels[index.to(self.pixels.device)]
-        return torch.stack([_read_image(self.paths[i], self.image_size) for i in index.tolist()])
+        read = [_read_image(self.paths[i], self.image_size) for i in index.tolist()]
+        return torch.stack(read) if read else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
 
     def to(self, device: torch.device) -> Split:
         """Move to a device what lies in memory."""
@@ -178,9 +179,10 @@ def folder(config: Config, options: RunOptions) -> Splits:
         paths = tuple(path for _, path in found)
         splits[part] = Split(labels, None, paths, config.image_size) if paths else None
     files = [path for split in splits.values() if split for path in split.paths]
-    if len(files) * config.image_size**2 * 3 <= options.memory_limit_mb * 2**20:
-        splits = {part: split and _into_memory(split) for part, split in splits.items()}
     shift = config.image_size // 16
+    held = config.image_size**2 + (config.image_size + 2 * shift) ** 2  # and in their border
+    if len(files) * held * 3 <= options.memory_limit_mb * 2**20:
+        splits = {part: split and _into_memory(split) for part, split in splits.items()}
     return Splits(*splits.values(), names, files, top, shift=shift, flip=True)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 from .config import UserError
+
+PATIENCE = timedelta(days=1)  # while rank 0 downloads or hashes; torchrun notices the dead
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class World:
         model.load_state_dict(before)
         model.zero_grad()
         return parallel
+
+    def first(self, make: Callable[[], Any]) -> Any:
+        """Return what `make` makes, on rank 0 before the others: it may download files."""
+        made = make() if self.rank == 0 else None
+        self.agree(0)
+        return made if self.rank == 0 else make()
 
     def agree(self, value: int) -> int:
         """Return the largest `value` of all processes, everywhere."""
@@ -98,4 +108,5 @@ def join_world(device: str) -> World:
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
         atexit.register(distributed.destroy_process_group)
-    return World(distributed.get_rank(), size, place, distributed.new_group(backend="gloo"))
+    control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    return World(distributed.get_rank(), size, place, control)

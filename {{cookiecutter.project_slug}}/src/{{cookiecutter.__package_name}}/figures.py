@@ -136,7 +136,8 @@ def learning_curves(record: Record) -> Chart:
         panel.axvline(best, color="0.3", linestyle=":")
         panel.set(title=name.replace("_", " "), xlabel="epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-    axes[0].set_yscale("log")
+    if (np.array([line["train_loss"] for line in lines], dtype=float) > 0).any():
+        axes[0].set_yscale("log")  # a run that diverged at once has nothing to scale
     axes[1].legend(loc="lower right", frameon=False)
     return chart
 
@@ -153,7 +154,7 @@ def gradient_norm(record: Record) -> Chart:
         height=2.0,
     )
     axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
-    axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log")
+    axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log" if known.any() else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return chart
 
@@ -184,7 +185,7 @@ def confusion_matrix(record: Record) -> Chart:
 
 def roc_curves(record: Record) -> Chart:
     """Draw the ROC of each class against the rest, and the micro average, with their areas."""
-    names, scores = record.data["class_names"], record.predictions["probabilities"]
+    names, scores = record.data["class_names"], np.nan_to_num(record.predictions["probabilities"])
     truth = record.predictions["labels"][:, None] == np.arange(len(names))
     tested = [index for index in range(len(names)) if truth[:, index].any()]
     curves = {index: metrics.roc_curve(truth[:, index], scores[:, index])[:2] for index in tested}

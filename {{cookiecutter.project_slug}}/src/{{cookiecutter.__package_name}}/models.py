@@ -1,4 +1,4 @@
-"""Models by name; each takes (channels, height, width) and the number of classes."""
+"""Models by name; each takes the config, (channels, height, width) and the number of classes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from .config import UserError
+from .config import Config, UserError
 
 
-def simple_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Two blocks of convolution, batch norm, pooling and ReLU, then one linear layer.
 
-    From images of `input_shape`, (channels, height, width), to the logits of so many `classes`.
+    From images of `input_shape`, (channels, height, width), to the logits of so many `classes`; it
+    reads nothing of `config`.
     Pooling before ReLU computes the same as after it, on a quarter of the values. The head sees
     every position: digits need more than what is the same wherever it stands.
     """
@@ -32,10 +33,10 @@ def simple_cnn(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     )
 
 
-def resnet18(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def resnet18(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-18 for a small `input_shape`, (channels, height, width), and so many `classes`.
 
-    A 3x3 first layer and no first pooling (He et al. 2016, 4.2).
+    It reads nothing of `config`. A 3x3 first layer and no first pooling (He et al. 2016, 4.2).
     """
     import torchvision  # 1.5 s that simple_cnn need not wait for
 
@@ -45,19 +46,19 @@ def resnet18(input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     return model
 
 
-MODELS: dict[str, Callable[[tuple[int, int, int], int], nn.Module]] = {
+MODELS: dict[str, Callable[[Config, tuple[int, int, int], int], nn.Module]] = {
     "simple_cnn": simple_cnn,
     "resnet18": resnet18,
 }
 
 
-def build_model(name: str, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
+def build_model(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Make a model with fresh weights from PyTorch's global generator.
 
     Parameters
     ----------
-    name : str
-        A key of `MODELS`.
+    config : Config
+        Its `model` is a key of `MODELS`.
     input_shape : tuple of int
         (channels, height, width).
     classes : int
@@ -73,9 +74,9 @@ def build_model(name: str, input_shape: tuple[int, int, int], classes: int) -> n
     UserError
         If there is no such model.
     """
-    if name not in MODELS:
-        raise UserError(f"unknown model {name!r}; choose from {', '.join(sorted(MODELS))}")
-    return MODELS[name](input_shape, classes).to(memory_format=torch.channels_last)
+    if config.model not in MODELS:
+        raise UserError(f"unknown model {config.model!r}; choose from {', '.join(sorted(MODELS))}")
+    return MODELS[config.model](config, input_shape, classes).to(memory_format=torch.channels_last)
 
 
 def copy_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -44,23 +44,24 @@ def make_repeatable(deterministic: bool, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def generator_states() -> dict[str, Any]:
-    """Take the states of all global generators: tensors, lists and numbers alone."""
+def generator_states(device: torch.device) -> dict[str, Any]:
+    """Take the states of all global generators, and of the `device`'s: tensors, lists, numbers."""
     version, internal, gauss = random.getstate()
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "python": [version, list(internal), gauss],
         "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "device": None if device.type == "cpu" else getattr(torch, device.type).get_rng_state(),
     }
 
 
-def set_generator_states(states: dict[str, Any]) -> None:
-    """Put back the `states` that `generator_states` took."""
+def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
+    """Put back the `states` that `generator_states` took, perhaps of another GPU than `device`."""
     version, internal, gauss = states["python"]
     random.setstate((version, tuple(internal), gauss))
     kind, keys, *rest = states["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(states["torch"])
-    torch.cuda.set_rng_state_all(states["cuda"])
+    if states["device"] is not None:
+        getattr(torch, device.type).set_rng_state(states["device"])
