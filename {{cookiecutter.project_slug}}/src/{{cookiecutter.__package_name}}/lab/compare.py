@@ -8,6 +8,7 @@ import os
 import re
 import statistics
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +201,12 @@ def _sides(name: str, one: Any, other: Any) -> str:
     return f"  {name:<24} {_shown(one) or '-':<22} {_shown(other) or '-'}"
 
 
+def _unlike(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> list[str]:
+    """Write those values of both runs that differ, a line each."""
+    pairs = {name: (one.get(name), other.get(name)) for name in names}
+    return [_sides(name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]
+
+
 def compare(root: Path, first: str, second: str) -> int:
     """Say how two runs differ, by cause: config, code, environment, data; then their metrics.
 
@@ -209,33 +216,22 @@ def compare(root: Path, first: str, second: str) -> int:
     from . import environment, worktree
 
     one, other = find(root, first), find(root, second)
-    sections: dict[str, list[str]] = {"config": []}
-    for name in dict.fromkeys([*one.config, *other.config]):
-        if one.config.get(name) != other.config.get(name):
-            sections["config"].append(_sides(name, one.config.get(name), other.config.get(name)))
-    sections["code"] = worktree.diff(root, one, other)
     changed = environment.differences(one.environment, other.environment)
-    sections["environment"] = [f"  {cause}: {line}" for cause in changed for line in changed[cause]]
-    sections["data"] = [
-        _sides(name, one.data.get(name), other.data.get(name))
-        for name in ("dataset", "fingerprint", "sizes", "class_names")
-        if one.data.get(name) != other.data.get(name)
-    ]
-    numbers, differ = [], False
-    last = [(record.metrics or [{}])[-1] | record.result for record in (one, other)]
-    for name in dict.fromkeys([*last[0], *last[1]]):
-        pair = [values.get(name) for values in last]
-        numbers.append(_sides(name.replace("_", " "), *pair))
-        differ = differ or (name != "seconds" and pair[0] != pair[1])
+    sections = {
+        "config": _unlike(one.config, other.config, one.config | other.config),
+        "code": worktree.diff(root, one, other),
+        "environment": [f"  {cause}: {line}" for cause in changed for line in changed[cause]],
+        "data": _unlike(one.data, other.data, ("dataset", "fingerprint", "sizes", "class_names")),
+    }
     print(_sides("", one.id, other.id))
     for title, lines in sections.items():
-        print(f"{title}: {'' if lines else 'the same'}")
-        print("\n".join(lines) + "\n" if lines else "", end="")
-    rows = zip(one.metrics, other.metrics, strict=False)
-    unlike = (a["epoch"] for a, b in rows if {**a, "seconds": 0} != {**b, "seconds": 0})
-    epoch = next(unlike, None)
-    print(f"metrics: {'the same' if not differ and epoch is None else ''}")
-    print("\n".join(numbers))
-    if epoch is not None:
-        print(f"  the first epoch that differs is {epoch}")
-    return int(differ or epoch is not None or any(sections.values()))
+        print("\n".join([f"{title}: {'' if lines else 'the same'}", *lines]))
+    last = [(record.metrics or [{}])[-1] | record.result for record in (one, other)]
+    rows = [*zip(one.metrics, other.metrics, strict=False), last]
+    differ = [{**a, "seconds": 0} != {**b, "seconds": 0} for a, b in rows]
+    print(f"metrics: {'' if any(differ) else 'the same'}")
+    for name in last[0] | last[1]:
+        print(_sides(name.replace("_", " "), last[0].get(name), last[1].get(name)))
+    if any(differ[:-1]):
+        print(f"  the first epoch that differs is {rows[differ.index(True)][0]['epoch']}")
+    return int(any(differ) or any(sections.values()))
