@@ -125,39 +125,29 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]
         and `settings`, which should change no number (locale, time zone); only those that differ.
     """
     both: dict[str, list[str]] = {}
-
-    def note(cause: str, name: str, *pair: Any) -> None:
-        if pair[0] != pair[1]:
-            shown = ("none" if value in (None, "", []) else str(value) for value in pair)
-            both.setdefault(cause, []).append(f"{name}: {' -> '.join(shown)}")
-
-    def note_all(cause: str, one: dict, other: dict, absent: str | None = None) -> None:
-        for name in sorted(one.keys() | other.keys()):
-            note(cause, name, one.get(name, absent), other.get(name, absent))
-
-    versions = []
-    for environment in (old, new):
-        listed = environment.get("packages") or []
-        installed = [one for one in listed if not one.get("editable")]  # that code is recorded
-        versions.append({canonical(one["name"]): _build(one) for one in installed})
-    note_all("packages", *versions)
-    edits = [
-        {edit["file"]: f"edited ({edit['sha256'][:12]})" for edit in one.get("edited") or ()}
-        for one in (old, new)
-    ]
-    note_all("edited libraries", *edits, absent="as installed")
-    for cause, names in CAUSES.items():
-        for name in names:
-            note(cause, name.replace("_", " "), old.get(name), new.get(name))
-    cpus = [one.get("cpu") or {} for one in (old, new)]
-    for name in ("model", "instructions"):
-        note("hardware", f"CPU {name}", *(cpu.get(name) for cpu in cpus))
-    for cause in ("variables", "settings"):
-        note_all(cause, *(one.get(cause) or {} for one in (old, new)))
+    one, other = _facts(old), _facts(new)
+    for cause in one:
+        absent = "as installed" if cause == "edited libraries" else None
+        names = one[cause] | other[cause]
+        for name in names if cause in CAUSES else sorted(names):
+            pair = [facts[cause].get(name, absent) for facts in (one, other)]
+            if pair[0] != pair[1]:
+                shown = ("none" if value in (None, "", []) else str(value) for value in pair)
+                both.setdefault(cause, []).append(f"{name}: {' -> '.join(shown)}")
     return both
 
 
-def _build(package: dict[str, Any]) -> str:
-    """Return what tells two builds of a package apart, for people."""
-    build = package.get("build") or package.get("source") or ""
-    return f"{package['version']} {build}".strip()
+def _facts(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Sort what an `environment.json` holds by the cause that a difference of it would be."""
+    found: dict[str, dict[str, Any]] = {"packages": {}}
+    for package in environment.get("packages") or ():
+        if not package.get("editable"):  # that code is recorded
+            build = package.get("build") or package.get("source") or ""
+            found["packages"][canonical(package["name"])] = f"{package['version']} {build}".strip()
+    edits = environment.get("edited") or ()
+    found["edited libraries"] = {one["file"]: f"edited ({one['sha256'][:12]})" for one in edits}
+    for cause, names in CAUSES.items():
+        found[cause] = {name.replace("_", " "): environment.get(name) for name in names}
+    cpu = environment.get("cpu") or {}
+    found["hardware"] |= {f"CPU {name}": cpu.get(name) for name in ("model", "instructions")}
+    return found | {name: environment.get(name) or {} for name in ("variables", "settings")}
