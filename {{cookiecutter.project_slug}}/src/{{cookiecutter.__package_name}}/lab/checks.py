@@ -55,14 +55,12 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
         path = pairs.half(stem, ".py").relative_to(root).as_posix()
         found += [(path, *finding) for finding in findings(root, stem, tracked)]
     found += [("README.md", *finding, False) for finding in readme_findings(root)]
-    errors = [finding for finding in found if finding[3]]
-    for path, line, text, _ in errors + [finding for finding in found if not finding[3]]:
+    for path, line, text, _ in sorted(found, key=lambda finding: not finding[3]):  # errors first
         print(f"{path}:{line}: {text}")
-    if strict or not found:
-        return int(bool(found))
-    if len(found) > len(errors):
-        print(f"{len(found) - len(errors)} warnings do not stop a commit (--strict counts them)")
-    return int(bool(errors))
+    warnings = sum(not finding[3] for finding in found)
+    if warnings and not strict:
+        print(f"{warnings} warnings do not stop a commit (--strict counts them)")
+    return int(len(found) > (0 if strict else warnings))
 
 
 def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
