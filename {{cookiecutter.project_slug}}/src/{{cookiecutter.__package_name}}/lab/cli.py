@@ -115,14 +115,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(call: str, **options: object) -> int:
-    """Import the function that a command names, and call it."""
-    module, function = call.split(".")
-    if function != "merge_driver":
-        options["root"] = find_root()
-    return getattr(importlib.import_module(f".{module}", __package__), function)(**options)
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run one command of `lab`, by the arguments `argv` or those of the process.
 
@@ -132,25 +124,25 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a Windows console's code page lacks most scripts
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
-    arguments = _parser().parse_args(argv)
+    options = vars(_parser().parse_args(argv))
+    module, function = options.pop("call").split(".")
     try:
-        return _run(**vars(arguments))
-    except LabError as error:
-        print(f"lab: {error}", file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:  # the classic: a shell without the environment
-        text = f"lab: {error}: activate the project's environment, or make it (README)"
-        print(text, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("lab: interrupted", file=sys.stderr)
-        return 130
+        if function != "merge_driver":
+            options["root"] = find_root()
+        return getattr(importlib.import_module(f".{module}", __package__), function)(**options)
     except BrokenPipeError:  # `lab runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except KeyboardInterrupt:
+        code, message = 130, "interrupted"
+    except LabError as error:
+        code, message = 2, str(error)
+    except ModuleNotFoundError as error:  # the classic: a shell without the environment
+        code, message = 2, f"{error}: activate the project's environment, or make it (README)"
     except OSError as error:  # a full disk, a folder without write permission
-        print(f"lab: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 2
+        code, message = 2, f"{error.filename or ''}: {error.strerror or error}"
+    print(f"lab: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":
