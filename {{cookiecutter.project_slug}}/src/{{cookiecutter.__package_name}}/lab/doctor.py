@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from . import environment, guard, locks, setup
 from .packages import canonical
-from .project import LabError, git, package_of, project_env
+from .project import LabError, call, git, package_of, project_env
 
 Finding = tuple[str, str, str]  # "ok", "note" or "mend"; what was seen; the command that mends it
 CONDA = (Path(sys.prefix) / "conda-meta").is_dir()
@@ -140,11 +140,10 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     if smi is None:
         yield "ok", "no NVIDIA driver here: training runs on the CPU (on a Mac on its GPU)", ""
         return
-    options = {"capture_output": True, "encoding": "utf-8", "timeout": PATIENCE}
     query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(query, check=False, **options)
+    driver = call(query, timeout=PATIENCE)
     asked = [sys.executable, "-c", TORCH]  # imported there, and only where there is a GPU
-    torch = subprocess.run(asked, check=False, env=project_env(root), **options)
+    torch = call(asked, timeout=PATIENCE, env=project_env(root))
     card = driver.stdout.strip().split("\n")[0].replace(", ", ", driver ")
     version, cuda, works = (torch.stdout.split() or ["", "", ""])[-3:]
     mend = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 from .code import tilde
 from .packages import canonical, damaged, edited, packages  # noqa: F401 (what others ask for)
+from .project import call
 
 VARIABLES = (  # what changes numbers, or the order and the text of things; none holds a secret
     "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_WAIT_POLICY", "OMP_PROC_BIND",
@@ -44,9 +44,7 @@ def _cpu() -> dict[str, Any]:
         flags = INSTRUCTIONS & set(re.search(r"(?m)^(?:flags|Features)\s*: (.+)$", text)[1].split())
     except (OSError, TypeError):  # no Linux, or a CPU that is described otherwise
         if sys.platform == "darwin":
-            asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            done = subprocess.run(asked, capture_output=True, encoding="utf-8", check=False)
-            model = done.stdout.strip() or model
+            model = call(["sysctl", "-n", "machdep.cpu.brand_string"]).stdout.strip() or model
     return {"model": model, "instructions": sorted(flags), "cores": os.cpu_count()}
 
 

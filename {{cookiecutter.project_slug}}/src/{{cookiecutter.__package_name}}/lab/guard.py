@@ -6,14 +6,13 @@ pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from . import nbfilter
-from .project import LabError, git
+from .project import LabError, call, git
 
 # What nbstripout strips by default, beside outputs and counts (its command line's own list).
 REFEREE_KEYS = ["metadata.signature", "metadata.widgets"] + [
@@ -160,8 +159,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
         names = " ".join(f'"{name}"' for name in made)
         print(f"If ruff is to change them: ruff check --fix {names}; ruff format {names}; lab sync")
     if edited := scripts & index.keys():  # or ruff's hook would refuse them next time
-        command = [sys.executable, "-m", "ruff", "format", "--quiet", *edited]
-        subprocess.run(command, cwd=root, capture_output=True, check=False)
+        call([sys.executable, "-m", "ruff", "format", "--quiet", *edited], cwd=root)
         pairs.bring_in_step(root, known)
     if written:
         print("The files on disk are in step now: git add both halves, then commit again.")

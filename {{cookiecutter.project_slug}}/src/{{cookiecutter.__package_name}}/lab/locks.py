@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from .project import LabError, write_whole
+from .project import LabError, call, write_whole
 
 PLATFORMS = ("linux-64", "osx-arm64", "win-64")
 SOURCES = {"requirements.lock": "pyproject.toml", "conda-lock.yml": "environment.yml"}
@@ -86,8 +85,7 @@ def _run(folder: Path, *command: str | Path) -> None:
     """Run a solver; its failure becomes one line."""
     if not shutil.which(command[0]):
         raise LabError(f"{command[0]} is not installed; run `pip install uv`")
-    options = {"cwd": folder, "capture_output": True, "encoding": "utf-8"}
-    done = subprocess.run([str(part) for part in command], check=False, **options)
+    done = call(command, cwd=folder)
     if done.returncode:
         raise LabError(explain(done.stderr + done.stdout))
 

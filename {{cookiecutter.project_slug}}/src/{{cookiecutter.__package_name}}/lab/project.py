@@ -42,6 +42,16 @@ def project_env(root: Path) -> dict[str, str]:
     return env
 
 
+def call(command: list, **options: Any) -> subprocess.CompletedProcess:
+    """Run `command` to its end; what it prints is text, kept apart.
+
+    Further `options` are those of `subprocess.run`, as `cwd`.
+    """
+    text = {"encoding": "utf-8", "errors": "replace"}
+    command = [str(part) for part in command]
+    return subprocess.run(command, capture_output=True, check=False, **text, **options)
+
+
 def git(
     root: Path, *arguments: str, check: bool = True, text: bool = True, **options: Any
 ) -> subprocess.CompletedProcess:

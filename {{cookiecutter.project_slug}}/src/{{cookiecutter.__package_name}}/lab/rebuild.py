@@ -6,12 +6,11 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from .project import LabError, write_whole
+from .project import LabError, call, write_whole
 
 CONDA = ("conda", "mamba", "micromamba")
 SEEDS = ("pip", "setuptools", "wheel")
@@ -55,9 +54,9 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
     return str(python)
 
 
-def _run(command: list[str], hint: str, **options: Any) -> None:
+def _run(command: list, hint: str) -> None:
     """Run a tool; its last line is the reason where it fails."""
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, **options)
+    done = call(command)
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         reason = next((line for line in said if "ERROR" in line.upper()), (said or ["?"])[-1])
@@ -71,7 +70,7 @@ def _venv(version: str, folder: Path) -> None:
     program = sys.executable if minor == here else shutil.which(f"python{minor}")
     if program is None:
         raise LabError(f"the record was made with Python {version}; install Python {minor}")
-    _run([program, "-m", "venv", str(folder)], f"cannot make {folder}")
+    _run([program, "-m", "venv", folder], f"cannot make {folder}")
 
 
 def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
@@ -90,7 +89,7 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
     listing = folder.with_name(f".{folder.name}-explicit.txt")
     write_whole(listing, "\n".join(lines) + "\n")
     try:
-        command = [tool, "create", "--yes", "--prefix", str(folder), "--file", str(listing)]
+        command = [tool, "create", "--yes", "--prefix", folder, "--file", listing]
         _run(command, f"{Path(tool).name} cannot build it")
     finally:
         listing.unlink(missing_ok=True)
@@ -107,6 +106,6 @@ def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     ]
     if wanted:
         listing = python.parent.parent / "requirements.txt"
-        command = [str(python), "-m", "pip", "install", "--no-deps", "--requirement", str(listing)]
+        command = [python, "-m", "pip", "install", "--no-deps", "--requirement", listing]
         write_whole(listing, "\n".join(wanted) + "\n")
         _run(command, "pip cannot install the recorded versions")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import unicodedata
@@ -15,7 +14,7 @@ from pathlib import Path
 from . import execution, pairs, records
 from .checks import findings
 from .notebooks import digest, plainly_in_step, read_cells
-from .project import LabError, git, write_whole
+from .project import LabError, call, git, write_whole
 from .results import readme_findings, readme_table
 from .tidy import tidy
 
@@ -244,9 +243,7 @@ def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
     command = [program, "tidy.json", "-f", READ, "-t", kind, "-o", output,
                "--standalone", "--wrap=preserve", "--metadata-file=meta.json",
                "--lua-filter", ASSETS / "report.lua", "--resource-path=.", *options]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), cwd=folder, capture_output=True, encoding="utf-8", check=False
-    )
+    done = call(command, cwd=folder)
     if done.returncode:
         raise LabError(f"pandoc cannot write {output}: {done.stderr.strip()}")
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 from . import nbfilter, pairs
-from .project import LabError, git, package_of, project_env, write_whole
+from .project import LabError, call, git, package_of, project_env, write_whole
 
 HOOKS = ("pre-commit", "pre-merge-commit", "pre-push")
 COMMON = '"$(git rev-parse --git-common-dir)"'  # of all worktrees; git runs us at the tree's top
@@ -76,8 +75,7 @@ def _hooks(root: Path) -> bool:
               "--hook-stage pre-commit")  # fmt: skip
         return False
     command = [sys.executable, "-m", "pre_commit", "install", "--install-hooks"]
-    done = subprocess.run(command, cwd=root, env=project_env(root), capture_output=True, text=True,
-                          encoding="utf-8", errors="replace", check=False)  # fmt: skip
+    done = call(command, cwd=root, env=project_env(root))
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
         print(f"hooks: pre-commit could not install them: {''.join(reason)}\n"

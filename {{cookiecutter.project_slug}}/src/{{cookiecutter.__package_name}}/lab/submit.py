@@ -6,12 +6,11 @@ import itertools
 import re
 import shlex
 import shutil
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .project import LabError, project_env, write_whole
+from .project import LabError, call, project_env, write_whole
 from .records import Record
 
 RANGE = re.compile(r"((?:--?[\w-]+=)?)(\d+)\.\.(\d+)")
@@ -40,9 +39,7 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
         write_whole(listed, "".join(f"{row}\n" for row in rows))
         command, given = [*command, f"--array=1-{len(jobs)}"], [str(listed)]
     command += [*options, str(root / "cluster" / "train.sbatch"), *given]
-    done = subprocess.run(
-        command, env=project_env(root), capture_output=True, encoding="utf-8", check=False
-    )
+    done = call(command, env=project_env(root))
     if done.returncode:
         raise LabError(f"Slurm refuses: {' '.join(done.stderr.split())}")
     number = done.stdout.strip().split(";")[0]
@@ -75,8 +72,7 @@ def job_states(root: Path) -> dict[str, str]:
     if shutil.which("squeue") is None:
         return {}
     columns = "ArrayJobID:20,ArrayTaskID:20,State:20,RestartCnt:20,WorkDir:4000"
-    command = ["squeue", "--me", "--array", "--noheader", f"--Format={columns}"]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    done = call(["squeue", "--me", "--array", "--noheader", f"--Format={columns}"])
     states = {}
     for line in done.stdout.splitlines():
         job, task, state, restarts, folder = line.split(maxsplit=4)
