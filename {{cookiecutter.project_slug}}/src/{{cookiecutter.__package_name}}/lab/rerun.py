@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,15 @@ class Failed(Exception):
     """The run could not be repeated: how it ended, and the record that it began, if it did."""
 
 
+@dataclass(frozen=True)
 class Rerun:
-    """A way to run a record again.
+    """A way to run a record again."""
 
-    Parameters
-    ----------
-    root : Path
-        The project's root.
-    old : Record
-        What is run again.
-    python : str
-        The interpreter.
-    scratch : Path
-        An empty folder outside the project.
-    epochs : int or None
-        Only so many.
-    """
-
-    def __init__(self, root: Path, old: Record, python: str, scratch: Path, epochs: int | None):
-        self.root, self.old, self.python, self.epochs = root.resolve(), old, python, epochs
-        self.scratch, self.code = scratch, scratch / "code"
+    root: Path  # the project's
+    old: Record  # what is run again
+    python: str  # the interpreter
+    scratch: Path  # outside the project; holds the recorded code in `code`
+    epochs: int | None  # only so many
 
     def command(self, runs_dir: Path) -> list[str]:
         """Return the command line, into `runs_dir`: every recorded value, whatever the defaults."""
@@ -74,7 +64,7 @@ class Rerun:
 
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
-        env = project_env(self.code)
+        env = project_env(self.scratch / "code")
         paths = env["PYTHONPATH"].split(os.pathsep)  # nothing of the working tree behind it
         foreign = [path for path in paths if not Path(path).resolve().is_relative_to(self.root)]
         env["PYTHONPATH"] = os.pathsep.join(foreign)
@@ -103,7 +93,7 @@ class Rerun:
         with log.open("w", encoding="utf-8") as output:
             process = subprocess.Popen(
                 self.command(runs_dir),
-                cwd=self.code,
+                cwd=self.scratch / "code",
                 env=self.variables(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -124,7 +114,7 @@ class Rerun:
             raise Failed(how, found[0] if found else None)
         again = found[0]
         imported = Path(again.code.get("package_path", "")).expanduser().resolve()
-        if not imported.is_relative_to(self.code):
+        if not imported.is_relative_to(self.scratch / "code"):
             raise LabError(
                 f"the run again imported {imported}, not the recorded code; uninstall it"
             )
