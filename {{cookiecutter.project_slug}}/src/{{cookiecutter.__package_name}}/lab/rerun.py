@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment
+from .code import tilde
 from .project import LabError, project_env
 from .records import Record, all_records
 
@@ -28,10 +29,6 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
         for key in [*old, *(key for key in new if key not in old)]
         if key not in IGNORED and json.dumps(old.get(key)) != json.dumps(new.get(key))
     ]
-
-
-class Failed(Exception):
-    """The run could not be repeated: how it ended, and the record that it began, if it did."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +83,11 @@ class Rerun:
         ]
         return {"shell": lines} if lines else {}
 
-    def run(self) -> Record:
-        """Run it and return what came out; Failed or LabError where nothing did."""
+    def run(self) -> tuple[Record | None, str]:
+        """Return the record, as far as it came, and how the run failed, if it did.
+
+        LabError if it cannot be repeated here.
+        """
         runs_dir = Path(tempfile.mkdtemp(prefix="runs-", dir=self.scratch))
         log = self.scratch / "log"
         with log.open("w", encoding="utf-8") as output:
@@ -111,14 +111,14 @@ class Rerun:
         found = all_records(runs_dir)
         if process.returncode or not found:
             how = f"exit code {process.returncode}: {' '.join(said[-1:])}"
-            raise Failed(how, found[0] if found else None)
+            return found[0] if found else None, tilde(how)
         again = found[0]
         imported = Path(again.code.get("package_path", "")).expanduser().resolve()
         if not imported.is_relative_to(self.scratch / "code"):
             raise LabError(
                 f"the run again imported {imported}, not the recorded code; uninstall it"
             )
-        return again
+        return again, ""
 
     def _watch(self, process: subprocess.Popen, runs_dir: Path) -> None:
         """Tell of each epoch how it compares, while the process runs."""

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from . import environment, worktree
-from .code import tilde
 from .project import LabError, git, package_of, write_whole
 from .records import Record, find
-from .rerun import Failed, Rerun, unlike
+from .rerun import Rerun, unlike
 
 
 def verify(
@@ -132,18 +131,10 @@ def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
     return True
 
 
-def _attempt(rerun: Rerun) -> tuple[Record | None, str]:
-    """Run once; return the record, as far as it came, and how the run failed, if it did."""
-    try:
-        return rerun.run(), ""
-    except Failed as error:
-        return error.args[1], tilde(error.args[0])
-
-
 def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     """Run again, compare, and look for the cause of what differs."""
     old, causes, deterministic = rerun.old, {}, None
-    again, failed = _attempt(rerun)
+    again, failed = rerun.run()
     found = [] if failed else _compare(old, again, rerun.epochs)
     if again:
         surroundings = environment.differences(old.environment, again.environment)
@@ -171,7 +162,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
         verdict = "different"
         if not causes:
             print("different, and nothing in the record says why: once more", file=sys.stderr)
-            third, broken = _attempt(rerun)
+            third, broken = rerun.run()
             deterministic = bool(failed) == bool(broken)
             if deterministic and not failed:
                 deterministic = not _compare(again, third, rerun.epochs)
