@@ -117,20 +117,17 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
     nb = parse(data)
     if nb is None or not any(cell.get("outputs") for _, cell in _cells(nb)):
         return  # a notebook without outputs is no reason to forget those that it had
-    often = (*PYTHON, *VOLATILE_NOTEBOOK)
-    memory: dict = {
-        "metadata": {k: v for k, v in nb["metadata"].items() if k in often},
-        "cells": {},
-    }
+    often, cells = (*PYTHON, *VOLATILE_NOTEBOOK), {}
     for key, cell in _cells(nb):
         volatile = {k: v for k, v in cell["metadata"].items() if k in VOLATILE_CELL}
         made = {k: cell.get(k) for k in ("outputs", "execution_count")}
-        memory["cells"][key] = {**made, "metadata": volatile}
+        cells[key] = {**made, "metadata": volatile}
+    shared = {k: v for k, v in nb["metadata"].items() if k in often}
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, f"{_name(path)}-{_name(cleaned)}.json")
     scratch = f"{target}.{os.getpid()}"  # two processes at once; killed in the middle
     with open(scratch, "w", encoding="utf-8", errors="surrogatepass") as file:
-        json.dump(memory, file)
+        json.dump({"metadata": shared, "cells": cells}, file)
     os.replace(scratch, target)
     total = 0
     for number, name in enumerate(_newest(folder, _name(path))):

@@ -103,12 +103,8 @@ class Record:
     @property
     def samples(self) -> dict[str, Any]:
         """Some training images: `images`, `augmented`, `normalised`, `labels`."""
-        prefix = "sample_"
-        return {
-            name.removeprefix(prefix): values
-            for name, values in self.predictions.items()
-            if name.startswith(prefix)
-        }
+        names = [name for name in self.predictions if name.startswith("sample_")]
+        return {name.removeprefix("sample_"): self.predictions[name] for name in names}
 
     def data_folder(self, root: Path) -> Path:
         """Return where the data was, if it is there now; else the `data` folder in `root`."""

@@ -187,11 +187,9 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
         lacking = _render(root, stem, notebook, scratch, {"md", *formats}, with_code)
         for old in (*FORMATS.values(), "failed.html", "failed.ipynb"):
             (target / old).unlink(missing_ok=True)
-        for part in ("figures", "run"):
-            if (scratch / part).exists():
-                shutil.rmtree(target / part, ignore_errors=True)
         for part in ("figures", "run", *FORMATS.values()):
             if (scratch / part).exists():
+                shutil.rmtree(target / part, ignore_errors=True)
                 (scratch / part).replace(target / part)
     written = [target / FORMATS[kind] for kind in FORMATS if kind in {"md", *formats}]
     print("\n".join(f"wrote {path.relative_to(root).as_posix()}" for path in written))
