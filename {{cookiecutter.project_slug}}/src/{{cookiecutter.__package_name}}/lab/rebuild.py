@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from .packages import canonical
 from .project import LabError, call, write_whole
 
 CONDA = ("conda", "mamba", "micromamba")
@@ -24,11 +24,8 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
     package cannot be had.
     """
     folder = folder.absolute()
-    packages = [
-        package
-        for package in recorded.get("packages") or []
-        if re.sub(r"[-_.]+", "_", package["name"]).lower() != own
-    ]
+    listed = recorded.get("packages") or []
+    packages = [one for one in listed if canonical(one["name"]) != canonical(own)]
     for package in packages:
         if package.get("editable"):
             raise LabError(f"{package['name']} was installed from a working folder: no one has it")
@@ -98,9 +95,7 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
 def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     """Install pip's packages in exactly the recorded versions, and nothing else."""
     wanted = [
-        f"{package['name']} @ {package['source']}"
-        if package.get("source")
-        else f"{package['name']}=={package['version']}"
+        ("{name} @ {source}" if package.get("source") else "{name}=={version}").format(**package)
         for package in packages
         if package["name"] not in SEEDS
     ]
