@@ -14,12 +14,12 @@ class LabError(Exception):
     """Something cannot be done; the message is one line that names the value and the remedy."""
 
 
-def find_root(start: Path | None = None) -> Path:
-    """Return the nearest folder from `start`, by default the working one, that holds a project.
+def find_root() -> Path:
+    """Return the nearest folder, from the working one upwards, that holds a project.
 
-    That is one with `train.py`, `environment.yml` and `src`; LabError if there is none upwards.
+    That is one with `train.py`, `environment.yml` and `src`; LabError if there is none.
     """
-    here = Path(start or Path.cwd()).resolve()
+    here = Path.cwd().resolve()
     for folder in (here, *here.parents):
         if all((folder / name).exists() for name in ("train.py", "environment.yml", "src")):
             return folder

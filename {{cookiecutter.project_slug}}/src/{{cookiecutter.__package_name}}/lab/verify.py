@@ -21,11 +21,7 @@ from .rerun import Rerun, unlike
 
 
 def verify(
-    root: Path,
-    name: str,
-    tolerance: float = 0.0,
-    epochs: int | None = None,
-    restore: Path | None = None,
+    root: Path, name: str, tolerance: float, epochs: int | None, restore: Path | None
 ) -> int:
     """Run a record again in a temporary worktree, and compare every number and weight.
 
