@@ -89,9 +89,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
 class StopSignals(contextlib.ExitStack):
     """While it is entered, a signal asks the run to save and stop instead of killing it."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.received = 0
+    received = 0  # the signal's number
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
