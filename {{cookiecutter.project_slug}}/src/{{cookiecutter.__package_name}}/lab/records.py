@@ -243,10 +243,7 @@ class Record:
 
 def all_records(runs_dir: Path) -> list[Record]:
     """Return the runs in `runs_dir`, oldest first, unfinished and damaged ones among them."""
-    if not runs_dir.is_dir():
-        return []
-    folders = (path for path in runs_dir.iterdir() if path.name[:1].isdigit() and path.is_dir())
-    return [Record(path) for path in sorted(folders)]
+    return [Record(path) for path in sorted(runs_dir.glob("[0-9]*/"))]
 
 
 def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None = None) -> Record:
