@@ -68,12 +68,6 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
         yield env
 
 
-def _remote(root: Path, env: dict) -> str:
-    """Return the remote's name; empty where there is none."""
-    remotes = git(root, "remote", env=env).stdout.split()
-    return "origin" if "origin" in remotes else (remotes or [""])[0]
-
-
 def _base(root: Path, remote: str, env: dict) -> str:
     """Return the newest commit that is also on the remote's default branch, else HEAD."""
     head = git(root, "rev-parse", "HEAD^{commit}", env=env).stdout.strip()
@@ -260,7 +254,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
     root = root.resolve()
     try:
         with beside(root) as env:
-            remote = _remote(root, env)
+            remotes = git(root, "remote", env=env).stdout.split()
+            remote = "origin" if "origin" in remotes else (remotes or [""])[0]
             base = _base(root, remote, env)
             git(root, "update-ref", f"refs/lab/{base}", base, env=env)  # amended away, it stays
             listed = _stage(root, base, env)

@@ -98,8 +98,7 @@ def setup(root: Path) -> int:
     Returns 1 if something needs a person, which is printed; LabError if git fails or knows no
     name.
     """
-    identity = git(root, "var", "GIT_COMMITTER_IDENT", check=False)
-    if identity.returncode:
+    if git(root, "var", "GIT_COMMITTER_IDENT", check=False).returncode:
         raise LabError(
             'git does not know who you are; git config --global user.name "Your Name" and '
             'git config --global user.email "you@example.org", then lab setup'
