@@ -10,11 +10,13 @@ from pathlib import Path
 
 from .project import LabError, find_root
 
+# modules whose names are not those of their commands
+PLACE = {"check": "checks", "lock": "locks", "new": "notebooks", "runs": "compare", "sync": "pairs"}
 RUN_HELP = "a run's id, a unique prefix of it, its folder, `latest`, or a folder in reports/"
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describe every command; what it sets are the parameters of the function that it names."""
+    """Describe every command; what it sets are the parameters of the function of its name."""
     parser = argparse.ArgumentParser(
         prog="lab",
         description="Keep experiments as records that anyone can read, diff and run again.",
@@ -22,34 +24,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def command(name: str, call: str, text: str) -> argparse.ArgumentParser:
+    def command(name: str, text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        made.set_defaults(call=call)
+        made.set_defaults(call=f"{PLACE.get(name, name)}.{name}")
         return made
 
-    text = "after a clone or a generation: git, hooks, notebook filter, pairs in step"
-    command("setup", "setup.setup", text)
+    command("setup", "after a clone or a generation: git, hooks, notebook filter, pairs in step")
 
-    text = "what is wrong with this checkout, and the command that mends it"
-    doctor = command("doctor", "doctor.doctor", text)
+    doctor = command("doctor", "what is wrong with this checkout, and the command that mends it")
     doctor.add_argument("--deep", action="store_true", help="compare installed files by hash")
     doctor.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
 
-    new = command("new", "notebooks.new", "the next numbered notebook pair, from the skeleton")
+    new = command("new", "the next numbered notebook pair, from the skeleton")
     new.add_argument("title", help="the question, as it stands at the top of the notebook")
     new.add_argument("--from", dest="source", metavar="NOTEBOOK", help="start from this one")
 
-    text = "sections in order, no prompt left, seeds first, report not stale"
-    check = command("check", "checks.check", text)
+    check = command("check", "sections in order, no prompt left, seeds first, report not stale")
     check.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
     check.add_argument("--strict", action="store_true", help="warnings are errors (for CI)")
 
-    sync = command("sync", "pairs.sync", "bring both halves of a notebook in step, by content")
+    sync = command("sync", "bring both halves of a notebook in step, by content")
     sync.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
     sync.add_argument("--undo", action="store_true", help="put back what the last sync replaced")
 
-    text = "refuse notebooks in git that are not clean, paired and in step"
-    guard = command("guard", "guard.guard", text)
+    guard = command("guard", "refuse notebooks in git that are not clean, paired and in step")
     which = guard.add_mutually_exclusive_group(required=True)
     which.add_argument("--staged", action="store_true", help="what the next commit would hold")
     which.add_argument(
@@ -58,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     guard.add_argument("--fix", action="store_true", help="bring refused pairs in step on disk")
     guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: these, too")
 
-    report = command("report", "report.report", "execute a notebook and publish it under reports/")
+    report = command("report", "execute a notebook and publish it under reports/")
     report.add_argument("name", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
     report.add_argument("--run", metavar="RUN", help="report this run instead of training anew")
     report.add_argument(
@@ -73,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--again", action="store_true", help="execute even if no code changed")
     report.add_argument("--readme", action="store_true", help="fill the README's results table")
 
-    runs = command("runs", "compare.runs", "list the runs")
+    runs = command("runs", "list the runs")
     runs.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
     runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
                       help="only these, e.g. model=simple_cnn or test_accuracy>=0.99")  # fmt: skip
@@ -82,26 +80,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
 
-    text = "how two runs differ: config, code, environment, data, metrics"
-    compare = command("compare", "compare.compare", text)
+    compare = command("compare", "how two runs differ: config, code, environment, data, metrics")
     compare.add_argument("first", metavar="RUN", help=RUN_HELP)
     compare.add_argument("second", metavar="RUN", help=RUN_HELP)
 
-    text = "run a record again and say whether it came out the same"
-    verify = command("verify", "verify.verify", text)
+    verify = command("verify", "run a record again and say whether it came out the same")
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
     verify.add_argument("--restore", type=Path, metavar="ENV_DIR", help="rebuild the environment")
 
-    logbook = command("logbook", "logbook.logbook", "one page of all runs, to open in a browser")
+    logbook = command("logbook", "one page of all runs, to open in a browser")
     logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")
 
-    lock = command("lock", "locks.lock", "write the lock files, with build hashes")
+    lock = command("lock", "write the lock files, with build hashes")
     lock.add_argument("--check", action="store_true", help="only say whether they are up to date")
 
-    text = "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4"
-    submit = command("submit", "submit.submit", text)
+    submit = command("submit", "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4")
     submit.add_argument("--sbatch", dest="options", action="append", default=[], metavar="OPTION",
                         help="an option for sbatch, e.g. --sbatch=--time=01:00:00")  # fmt: skip
     submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
