@@ -64,13 +64,14 @@ def _expand(arguments: list[str], lines: Path | None) -> list[list[str]]:
     return jobs
 
 
-def job_states(root: Path) -> dict[str, str]:
-    """Ask Slurm which jobs of `root` are `queued`, `running` or `preempted` (to go on later).
+def show_jobs(root: Path, rows: list[dict[str, Any]]) -> None:
+    """Give the unfinished `rows` of runs in `root` their job's state; add jobs without a run.
 
-    They are named as in a record's environment, `job`; without Slurm there are none.
+    Slurm, if it is here, says which are `queued`, `running` or `preempted` (to go on later); a
+    record's environment names its `job`.
     """
     if shutil.which("squeue") is None:
-        return {}
+        return
     columns = "ArrayJobID:20,ArrayTaskID:20,State:20,RestartCnt:20,WorkDir:4000"
     done = call(["squeue", "--me", "--array", "--noheader", f"--Format={columns}"])
     states = {}
@@ -80,12 +81,6 @@ def job_states(root: Path) -> dict[str, str]:
             waiting = "preempted" if int(restarts) else "queued"
             name = job if task == "N/A" else f"{job}_{task}"
             states[name] = waiting if state == "PENDING" else "running"
-    return states
-
-
-def show_jobs(root: Path, rows: list[dict[str, Any]]) -> None:
-    """Give the unfinished `rows` of runs in `root` their job's state; add jobs without a run."""
-    states = job_states(root)
     for row in rows if states else ():
         if row["state"] == "unfinished":
             job = Record(Path(row["path"])).environment.get("job")
