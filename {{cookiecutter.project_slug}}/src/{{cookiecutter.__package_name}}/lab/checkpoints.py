@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,23 +22,17 @@ DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError,
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slurm's warning
 
 
+@dataclass
 class Checkpoints:
-    """Saves the state of a run now and then; no other process may meanwhile.
+    """Saves the state of a run now and then; no other process may meanwhile."""
 
-    Parameters
-    ----------
-    folder : Path
-        The run's.
-    minutes : float
-        How often; at most this much work, and one step, is lost.
-    stop : StopSignals
-        When it is left, other processes may go on with the run.
-    """
+    folder: Path  # the run's
+    minutes: float  # how often; at most this much work, and one step, is lost
+    stop: StopSignals  # when it is left, other processes may go on with the run
 
-    def __init__(self, folder: Path, minutes: float, stop: StopSignals):
-        self.folder, self.minutes = folder, minutes
+    def __post_init__(self) -> None:
         self._last = time.monotonic()
-        stop.callback(_lock(folder).close)  # a notebook's process outlives the run
+        self.stop.callback(_lock(self.folder).close)  # a notebook's process outlives the run
 
     def due(self) -> bool:
         """Say whether the time for the next checkpoint has come."""
