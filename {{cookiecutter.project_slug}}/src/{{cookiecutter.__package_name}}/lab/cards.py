@@ -54,6 +54,16 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
     return values | lost
 
 
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read the object that the JSON file at `path` holds; empty where it is missing or damaged."""
+    try:
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (`lab runs` reads thousands)
+            content = json.loads(file.read().decode())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write `content` to `path` for people to read and diff: a line a key, a line a package."""
     lines = []

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .cards import read_json
 from .project import LabError
 from .records import Record, find
 from .submit import show_jobs
@@ -28,28 +29,18 @@ SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds
 BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "different": "✗ different"}
 
 
-def _read(path: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object; empty where it does not (a `Path` costs as much)."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-            content = json.loads(file.read().decode())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
 def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
     """Read what a table shows of the run in `folder`: three small files, five with `metrics`.
 
     It has `run`, `state`, `verdict`, `verified`, `path`, then every field of config and result, and
     with `metrics` those of the last epoch, and `code`: it differs where the code does.
     """
-    config, result = _read(f"{folder}/config.json"), _read(f"{folder}/result.json")
+    config, result = read_json(f"{folder}/config.json"), read_json(f"{folder}/result.json")
     finished = bool(config and result)
     state = "finished" if finished else Record(Path(folder)).state
     last = {} if finished and not metrics else (Record(Path(folder)).metrics or [{}])[-1]
-    said = _read(f"{folder}/verification.json") if finished else {}
-    code = _read(f"{folder}/code.json") if metrics else {}
+    said = read_json(f"{folder}/verification.json") if finished else {}
+    code = read_json(f"{folder}/code.json") if metrics else {}
     fixed = {"run": os.path.basename(folder), "state": state, "path": folder}  # noqa: PTH119
     fixed |= {"verdict": said.get("verdict"), "verified": str(said.get("when") or "")}
     fixed |= {"code": str(code["sources"])[:8]} if code.get("sources") else {}

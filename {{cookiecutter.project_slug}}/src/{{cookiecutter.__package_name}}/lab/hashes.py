@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .cards import read_json
 from .project import write_whole
 
 
@@ -34,11 +35,7 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
     str
         sha256, in hexadecimal digits.
     """
-    try:
-        known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    total, fresh = hashlib.sha256(), {}
+    known, total, fresh = read_json(cache), hashlib.sha256(), {}
     for path in sorted(files):
         status = path.stat()
         # an archive may give a changed file the size and time of the one before

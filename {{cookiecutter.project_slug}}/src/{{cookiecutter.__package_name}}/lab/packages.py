@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import json
 import os
 import re
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .cards import read_json
 from .code import tilde
 from .hashes import sha256
 
@@ -24,11 +24,8 @@ GENERATED = (  # after the hashes were taken
 def _conda_packages(prefix: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """Yield conda's packages, each with its full note in `conda-meta`."""
     for path in sorted(prefix.glob("conda-meta/*.json")):
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue
-        if isinstance(note, dict) and "build" in note:
+        note = read_json(path)
+        if "build" in note:
             keys = ("name", "version", "build", "channel", "subdir", "url", "sha256", "md5")
             found = {key: note[key] for key in keys if note.get(key)}
             for key in {"url", "channel"} & found.keys():  # private channels: no user, no token
@@ -85,10 +82,7 @@ def packages() -> list[dict[str, Any]]:
         if folder.name in owned:  # conda's file lists tell; INSTALLER misleads
             continue
         package = {"name": name, "version": version, "manager": "pip"}
-        try:
-            direct = json.loads((folder / "direct_url.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            direct = {}
+        direct = read_json(folder / "direct_url.json")
         if direct.get("dir_info", {}).get("editable"):
             package["editable"] = True
         elif direct.get("url"):

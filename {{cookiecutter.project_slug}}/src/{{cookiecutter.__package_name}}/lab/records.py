@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .cards import finite, write_card, write_json  # noqa: F401 (a card is for `lab report`)
+from .cards import finite, read_json, write_card, write_json  # noqa: F401 (for `lab report`)
 from .code import capture, tilde
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
 from .project import LabError, write_whole
@@ -44,38 +44,26 @@ class Record:
     @property
     def state(self) -> str:
         """`finished`, `unfinished`, or `damaged` where a file cannot be read."""
-        if not isinstance(self.read("config.json"), dict):
+        if not self.config:
             return "damaged"
         if not (self.path / "result.json").exists():
             return "unfinished"
-        return "finished" if isinstance(self.read("result.json"), dict) else "damaged"
+        return "finished" if self.result else "damaged"
 
-    def read(self, name: str) -> Any:
-        """Read the record's JSON file `name`; `None` where it is missing or damaged."""
-        try:
-            return json.loads((self.path / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-
-    def _read_dict(self, name: str) -> dict[str, Any]:
-        """Read a file that holds an object; empty where it does not."""
-        content = self.read(name)
-        return content if isinstance(content, dict) else {}
-
-    config = cached_property(lambda self: self._read_dict("config.json"))
-    environment = cached_property(lambda self: self._read_dict("environment.json"))
-    code = cached_property(lambda self: self._read_dict("code.json"))
-    data = cached_property(lambda self: self._read_dict("data.json"))
+    config = cached_property(lambda self: read_json(self.path / "config.json"))
+    environment = cached_property(lambda self: read_json(self.path / "environment.json"))
+    code = cached_property(lambda self: read_json(self.path / "code.json"))
+    data = cached_property(lambda self: read_json(self.path / "data.json"))
 
     @property
     def result(self) -> dict[str, Any]:
         """The result; empty while the run is unfinished."""
-        return self._read_dict("result.json")
+        return read_json(self.path / "result.json")
 
     @property
     def verification(self) -> dict[str, Any]:
         """What `lab verify` said last; empty if it was never asked."""
-        return self._read_dict("verification.json")
+        return read_json(self.path / "verification.json")
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -60,9 +60,8 @@ def _check(record: Record, epochs: int | None) -> int:
     """Refuse what cannot be run again; return the number of recorded epochs."""
     if record.state == "unfinished":
         raise LabError(f"{record.id} is unfinished; type: python train.py --resume {record.id}")
-    for name in ("environment.json", "code.json", "data.json"):
-        if record.state == "damaged" or not isinstance(record.read(name), dict):
-            raise LabError(f"{record.path} is damaged: a file of it cannot be read; restore it")
+    if record.state == "damaged" or not (record.environment and record.code and record.data):
+        raise LabError(f"{record.path} is damaged: a file of it cannot be read; restore it")
     if epochs is not None and epochs < 1:
         raise LabError(f"--epochs {epochs} is out of range; use 1 or more")
     if not (record.path / "code.patch").exists():
