@@ -163,24 +163,14 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     if as_json:
         print(json.dumps(rows, indent=1))
         return 0
-    for row in rows if not group else ():
-        row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
-    for row in rows if group else ():
+    for row in rows:
+        if "verdict" in row:
+            row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
         for name in ("test_accuracy", "test_loss"):
-            spread = row.pop(f"{name}_sd")
-            if spread is not None:
+            if (spread := row.pop(f"{name}_sd", None)) is not None:
                 row[name] = f"{row[name]:.4g} ± {spread:.2g}"
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    hidden = {
-        "path",
-        "verified",
-        "seconds",
-        "weights_sha256",
-        "best_weights_sha256",
-        "epoch",
-        "best_epoch",
-    }
-    hidden |= {"train_loss", "train_accuracy", "validation_loss", "gradient_norm"}
+    names = dict.fromkeys(name for row in rows for name in row)
+    hidden = NOT_CONFIG - {"test_loss", "validation_accuracy"}
     columns = [name for name in names if name in SHOWN | asked or (name not in hidden and
                any(row.get(name) != rows[0].get(name) for row in rows))]  # fmt: skip
     _print_table(rows, columns or ["run"])
