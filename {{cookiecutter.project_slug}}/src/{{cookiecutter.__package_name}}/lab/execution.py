@@ -10,7 +10,8 @@ import re
 import sys
 from pathlib import Path
 
-from .project import LabError, package_of, project_env, write_whole
+from . import percent
+from .project import LabError, package_of, project_env
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
@@ -85,22 +86,6 @@ def code_digest(root: Path, notebook: dict) -> str:
     return total.hexdigest()
 
 
-def read_notebook(path: Path) -> dict | None:
-    """Read the notebook at `path` if it is there and whole, each cell's source as one string."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            cell["source"] = "".join(cell["source"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return notebook
-
-
-def dump(path: Path, notebook: dict) -> None:
-    """Write `notebook` to `path`."""
-    write_whole(path, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
-
-
 def take_outputs(notebook: dict, last: dict) -> None:
     """Put into `notebook` the outputs that the `last` report has under the same code."""
     executed = iter(cell for cell in last["cells"] if cell["cell_type"] == "code")
@@ -118,19 +103,15 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # an optional check that costs two seconds
     from concurrent.futures import ThreadPoolExecutor
 
-    import nbformat
     from jupyter_client import AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpecManager
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
+    from nbformat.v4 import new_code_cell
     from tqdm import tqdm
 
-    probe = {"cell_type": "code", "id": "lab-probe", "metadata": {}, "outputs": []}
-    probe |= {
-        "source": "print(getattr(globals().get('record'), 'path', ''))",
-        "execution_count": None,
-    }
-    node = nbformat.from_dict({**notebook, "cells": [*notebook["cells"], probe]})
+    probe = new_code_cell("print(getattr(globals().get('record'), 'path', ''))")
+    node = percent.node({**notebook, "cells": [*notebook["cells"], probe]})
     failed = False
 
     def after(cell, **_):

@@ -11,7 +11,7 @@ import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
 
-from . import execution, pairs, records
+from . import execution, nbfilter, pairs, records
 from .checks import findings
 from .notebooks import digest, plainly_in_step, read_cells
 from .project import LabError, call, git, write_whole
@@ -90,17 +90,17 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
     ipynb = pairs.half(stem, ".ipynb")
     if not plainly_in_step(ipynb, cells) and pairs.sync(root, [str(stem)]):
         return None
-    notebook = execution.read_notebook(ipynb)
+    notebook = nbfilter.parse(ipynb.read_bytes())
     if notebook is None:
         raise LabError(f"{ipynb} cannot be read; lab sync {stem.name} writes it from its .py half")
     execution.set_parameters(notebook, parameters)
     target = _target(root, stem)
     code = execution.code_digest(root, notebook)
-    last = execution.read_notebook(target / "report.ipynb")
+    made = target / "report.ipynb"
+    last = nbfilter.parse(made.read_bytes()) if made.exists() else None
     if records.Record(target / "run").code.get("warning"):  # made when there was no commit
-        again = (
-            again or not git(root, "rev-parse", "-q", "--verify", "HEAD", check=False).returncode
-        )
+        head = git(root, "rev-parse", "-q", "--verify", "HEAD", check=False)
+        again = again or not head.returncode
     if not again and last and last["metadata"].get("lab", {}).get("code") == code:
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
@@ -111,7 +111,7 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:
         target.mkdir(parents=True, exist_ok=True)
-        execution.dump(target / "failed.ipynb", failure.notebook)
+        write_whole(target / "failed.ipynb", nbfilter.dumps(failure.notebook))
         with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
             _render(root, stem, failure.notebook, Path(folder), {"html"})
             (Path(folder) / "report.html").replace(target / "failed.html")
@@ -181,7 +181,8 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
     """Write the report beside the last one, then put it in its place."""
     target = _target(root, stem)
     target.mkdir(parents=True, exist_ok=True)
-    execution.dump(target / "report.ipynb", notebook)  # what took long, kept if the rest fails
+    # what took long, kept if the rest fails
+    write_whole(target / "report.ipynb", nbfilter.dumps(notebook))
     with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
         scratch = Path(folder)
         lacking = _render(root, stem, notebook, scratch, {"md", *formats}, with_code)
