@@ -10,6 +10,7 @@ from .compare import table_rows
 from .project import LabError, write_whole
 from .records import Record
 
+RESULTS = ("test_accuracy", "test_loss", "best_epoch")
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 POINTS = 120  # of a curve; more are not seen in a small chart, and make the page slow
 
@@ -17,16 +18,10 @@ POINTS = 120  # of a curve; more are not seen in a small chart, and make the pag
 def _reports(root: Path) -> dict[str, str]:
     """Return the report of each run that has one."""
     found = {}
-    for card in sorted((root / "reports").glob("**/run/code.json")):
-        page = next(
-            (
-                card.parent.parent / name
-                for name in ("report.html", "README.md")
-                if (card.parent.parent / name).exists()
-            ),
-            card.parent.parent,
-        )
-        found[Record(card.parent).id] = page.as_posix()
+    for card in sorted((root / "reports").glob("**/run")):
+        pages = [card.with_name(name) for name in ("report.html", "README.md")]
+        here = [page for page in pages if page.exists()] or [card.parent]
+        found[Record(card).id] = here[0].as_posix()
     return found
 
 
@@ -51,27 +46,16 @@ def logbook(root: Path, output: Path | None = None) -> int:
     reports, runs = _reports(root), []
     for row in rows:
         record = Record(Path(row["path"]))
-        metrics = record.metrics
-        curves = {name: _thinned([line.get(name) for line in metrics]) for name in CURVES}
-        epochs = _thinned([line.get("epoch") for line in metrics])
-        report = reports.get(row["run"])
-        result = {name: row.get(name) for name in ("test_accuracy", "test_loss", "best_epoch")}
-        runs.append(
-            {
-                **{name: row[name] for name in ("run", "state", "verdict")},
-                "verified": row["verified"],
-                "code": str(record.code.get("sources") or "")[:8],
-                "config": record.config,
-                "result": result,
-                "epochs": epochs,
-                "curves": curves,
-                "report": os.path.relpath(report, output.parent) if report else None,
-            }
-        )
-    # "<" in a value must not close the script
-    text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False).replace(
-        "<", "\\u003c"
-    )
+        metrics, report = record.metrics, reports.get(row["run"])
+        run = {name: row[name] for name in ("run", "state", "verdict", "verified")}
+        run |= {"config": record.config, "code": str(record.code.get("sources") or "")[:8]}
+        run["result"] = {name: row.get(name) for name in RESULTS}
+        run["epochs"] = _thinned([line.get("epoch") for line in metrics])
+        run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in CURVES}
+        run["report"] = os.path.relpath(report, output.parent) if report else None
+        runs.append(run)
+    text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False)
+    text = text.replace("<", "\\u003c")  # in a value it must not close the script
     page = Path(__file__).with_name("logbook.html").read_text(encoding="utf-8")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, page.replace("/*RUNS*/", text))
