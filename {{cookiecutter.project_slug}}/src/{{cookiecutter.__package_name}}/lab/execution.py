@@ -17,19 +17,7 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class CellError(Exception):
-    """A cell failed; the message shows it, `notebook` holds what was executed up to there.
-
-    Parameters
-    ----------
-    text : str
-        The message.
-    notebook : dict
-        As far as it was executed.
-    """
-
-    def __init__(self, text: str, notebook: dict):
-        super().__init__(text)
-        self.notebook = notebook
+    """A cell failed: the message that shows it, and the notebook as far as it was executed."""
 
 
 def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:

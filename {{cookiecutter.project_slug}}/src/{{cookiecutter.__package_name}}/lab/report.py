@@ -111,11 +111,12 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:
         target.mkdir(parents=True, exist_ok=True)
-        write_whole(target / "failed.ipynb", nbfilter.dumps(failure.notebook))
+        message, notebook = failure.args
+        write_whole(target / "failed.ipynb", nbfilter.dumps(notebook))
         with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
-            _render(root, stem, failure.notebook, Path(folder), {"html"})
+            _render(root, stem, notebook, Path(folder), {"html"})
             (Path(folder) / "report.html").replace(target / "failed.html")
-        print(f"{failure}\nthe report up to there: {target / 'failed.html'}", file=sys.stderr)
+        print(f"{message}\nthe report up to there: {target / 'failed.html'}", file=sys.stderr)
         return None
     return notebook
 
