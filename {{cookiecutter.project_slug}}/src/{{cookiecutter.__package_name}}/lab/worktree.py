@@ -63,15 +63,14 @@ def _restore_listed(root: Path, item: dict[str, Any], folder: Path) -> None:
 
 def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> None:
     """Copy a submodule's recorded commit from the working tree's own clone of it."""
-    if (source / ".git").exists() and state_of(source) == module["changes"]:
+    here = (source / ".git").exists()
+    if here and state_of(source) == module["changes"]:
         head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
         if head == module["commit"]:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
                             dirs_exist_ok=True, symlinks=True)  # fmt: skip
             return
-    archive = None
-    if (source / ".git").exists():
-        archive = git(source, "archive", str(module["commit"]), text=False, check=False)
+    archive = here and git(source, "archive", str(module["commit"]), text=False, check=False)
     if not archive or archive.returncode:
         wanted = f"{module['path']} at {str(module['commit'])[:12]}"
         raise LabError(f"submodule {wanted} is not here; git submodule update --init --recursive")
@@ -95,9 +94,8 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
             lines.append(f"{item['path']} ({item['why']}) {what}")
     for module in code.get("submodules", []):
         path = root / module["path"]
-        if module["changes"] and (
-            not (path / ".git").exists() or state_of(path) != module["changes"]
-        ):
+        now = state_of(path) if (path / ".git").exists() else None
+        if module["changes"] not in (None, now):
             lines.append(f"submodule {module['path']} had changes that no commit holds")
     return lines
 
