@@ -100,11 +100,9 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
 
     probe = new_code_cell("print(getattr(globals().get('record'), 'path', ''))")
     node = percent.node({**notebook, "cells": [*notebook["cells"], probe]})
-    failed = False
 
     def after(cell, **_):
         """Stop at any error in the output: `%run` hides those of the script from the reply."""
-        nonlocal failed
         bar.update()
         failed = any(part["output_type"] == "error" for part in cell["outputs"])
         if failed and "raises-exception" not in cell["metadata"].get("tags", []):
