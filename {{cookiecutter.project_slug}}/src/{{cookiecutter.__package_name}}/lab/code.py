@@ -248,9 +248,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
         `reports/`, secrets and large untracked files not.
     """
     said = [SECRET_TEXT.sub(b"***", os.fsencode(part)).decode("utf-8", "replace") for part in argv]
-    described = dict.fromkeys(
-        ("commit", "base", "branch", "remote", "dirty", "tree", "sources")
-    )
+    described = dict.fromkeys(("commit", "base", "branch", "remote", "dirty", "tree", "sources"))
     described |= {"argv": list(map(tilde, said)), "package_path": tilde(Path(__file__).parents[1])}
     root = root.resolve()
     try:
