@@ -230,3 +230,13 @@ def test_half_an_emoji_in_an_output_costs_no_output(pair):
     pair.project.git("switch", "-q", "main")
     assert "\ud83d" in pair.outputs()["first = 1"]
     assert pair.outputs()["third = 3"] == "run 1: third = 3\n"
+
+
+def test_a_linked_notebook_stays_a_link(pair, tmp_path):
+    elsewhere = tmp_path / "elsewhere.ipynb"
+    pair.nb.rename(elsewhere)
+    pair.nb.symlink_to(elsewhere)
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    assert pair.nb.is_symlink()
+    assert "second = 22" in pair.says()

@@ -313,3 +313,11 @@ def test_a_card_keeps_the_newer_verdict_and_verify_says_how_to_show_it(bare):
     done = bare.lab("verify", "reports/01_toy", check=True)
     assert "lab report 01_toy --readme" in done.stdout
     assert write_card()["epochs"] is None
+
+
+def test_a_report_is_found_by_the_beginning_of_its_name(bare):
+    run = train(bare)
+    shutil.copytree(run, bare.root / "reports" / "01_toy" / "run")
+    for name in ("reports/01", "01_t"):
+        assert bare.lab("verify", name).returncode == 0
+    assert bare.lab("verify", "02").returncode == 2

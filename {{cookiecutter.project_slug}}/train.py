@@ -177,8 +177,8 @@ class Training:
             own = seeding.derive_seed(seed, LOOP, progress.epoch, self.world.rank)
             seeding.seed_everything(own)
         self.parallel.train()
-        order = seeding.generator(seed, ORDER, progress.epoch)  # no model moves it
-        for images, labels in self.batches.epoch(order, progress.step):
+        generator = seeding.generator(seed, ORDER, progress.epoch)  # its own: no model moves it
+        for images, labels in self.batches.epoch(generator, progress.step):
             with self.amp:
                 logits = self.parallel(images)
                 loss = functional.cross_entropy(logits, labels)
@@ -243,7 +243,8 @@ class Training:
     def save_if_asked(self, started: float) -> None:
         """Save when it is time or a signal came; after a signal, stop."""
         due = self.checkpoints is not None and self.checkpoints.due()  # rank 0's clock
-        asked = self.world.agree(2 * self.stop.received + due)  # all ranks at the same step
+        # one number for both, on which all ranks agree at the same step
+        asked = self.world.agree(2 * self.stop.received + due)
         if asked:
             self.progress.epoch_seconds = time.perf_counter() - started
             self.save()

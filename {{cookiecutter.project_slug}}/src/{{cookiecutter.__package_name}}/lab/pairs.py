@@ -169,7 +169,7 @@ def _step(root: Path, stem: Path, backup: Path, edited: set[str] = frozenset()) 
     changed = []
     for path, content in files.items():
         if path not in before or before[path].replace(b"\r\n", b"\n") != content:
-            write_whole(path, content)
+            write_whole(path.resolve(), content)  # a link stays one
             changed.append(path.relative_to(root).as_posix())
     if files:
         bases.note(root, files, backup, "after")
@@ -193,7 +193,7 @@ def _undo(root: Path) -> int:
         if content is None:
             (root / name).unlink()
         else:
-            write_whole(root / name, content)
+            write_whole((root / name).resolve(), content)
         gone = "gone, " if content is None else ""
         print(f"{name.as_posix()}: {gone}as before the last sync")
     after.parent.rename(after.parent.with_suffix(".undone"))

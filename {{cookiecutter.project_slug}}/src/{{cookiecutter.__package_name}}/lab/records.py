@@ -242,7 +242,7 @@ def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None 
     root : Path
         The project's.
     name : str
-        An id, a unique prefix, a path, `latest`, or a folder in `reports/`.
+        An id, a path, a folder in `reports/`, a unique prefix of one of these, or `latest`.
     runs_dir : Path, optional
         Where to look; by default the project's `runs`.
     state : str, optional
@@ -270,8 +270,11 @@ def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None 
             if (folder / "config.json").exists():
                 return Record(folder)
     found = [record for record in records if name and record.path.name.startswith(name)]
+    cards = (path.parent for path in sorted((root / "reports").glob("**/run/config.json")))
+    begun = str(root / "reports" / name.removeprefix("reports/"))
+    found = found or [Record(card) for card in cards if name and str(card).startswith(begun)]
     if len(found) == 1:
         return found[0]
     if found:
-        raise LabError(f"{len(found)} runs begin with {name!r}; give more of the id")
+        raise LabError(f"{len(found)} runs begin with {name!r}; give more of it")
     raise LabError(f"no run {name!r} in {runs_dir}; `lab runs` lists them")
