@@ -256,7 +256,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
             remotes = git(root, "remote", env=env).stdout.split()
             remote = "origin" if "origin" in remotes else (remotes or [""])[0]
             base = _base(root, remote, env)
-            git(root, "update-ref", f"refs/lab/{base}", base, env=env)  # amended away, it stays
+            # so that it stays when it is amended away; a .git that may not be written is no matter
+            git(root, "update-ref", f"refs/lab/{base}", base, env=env, check=False)
             listed = _stage(root, base, env)
             patch = git(root, *DIFF, base, "--", ".", NOT_CODE, env=env, text=False).stdout
             changed = git(root, "diff", "--cached", "--quiet", "HEAD", env=env, check=False)
