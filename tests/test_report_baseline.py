@@ -163,7 +163,7 @@ def test_a_run_that_exists_is_reported_instead_of_training(published):
     (published.root / "runs" / run).rename(published.root / "runs" / "away")
     done = published.lab("report", "02_another_seed", "--run", card)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"no run '{run}'" in done.stderr
+    assert f"what figures show of {run} lies where it was made" in done.stderr
     (published.root / "runs" / "away").rename(published.root / "runs" / run)
 
 

@@ -35,8 +35,8 @@ def keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:
 def note(root: Path, files: dict[Path, bytes], backup: Path, kind: str) -> None:
     """Keep what both halves in `root` say now, `files`, for the next sync.
 
-    It goes into `backup`, as `after` a sync that wrote one, or as `seen` in step. Written last, so
-    that a sync that is killed before has said nothing.
+    It goes into `backup`; its `kind` is `after`, of a sync that wrote one, or `seen`, in step.
+    Written last, so that a sync that is killed before has said nothing.
     """
     script, notebook = sorted(files, reverse=True)
     state = _state(root, script, notebook)
@@ -106,12 +106,12 @@ def edited(root: Path) -> set[str]:
 
 
 def bases(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> list[str]:
-    """Return what both halves may have said alike before they were edited, as percent texts.
+    """Return what `script` and `notebook` in `root` may have said alike before they were edited.
 
     That is what the last sync left or saw; or the last commit, where git wrote other halves since:
-    a branch was switched, something was stashed. The halves have `said` two things now. LabError
-    where one is as at the sync and the other as in the commit: whichever was taken for the base,
-    the edit of the other half could be lost.
+    a branch was switched, something was stashed. All are percent texts, as the two that the halves
+    have `said` now. LabError where one of these is as at the sync and the other as in the commit:
+    whichever was taken for the base, the edit of the other half could be lost.
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None or committed == synced[0]:

@@ -41,7 +41,7 @@ def read_half(path: Path) -> str | None:
 
 
 def half(stem: Path, suffix: str) -> Path:
-    """Return the `.py` or the `.ipynb` of a pair: `lr_0.1` is a name without suffix."""
+    """Return the half of the pair `stem` with a `suffix`: `lr_0.1` is a name that has none."""
     return stem.with_name(stem.name + suffix)
 
 
