@@ -100,7 +100,8 @@ assert run(again) == 0, open("../output.txt").read()
     assert whole == cut
 
 
-def test_a_signal_to_the_workers_too_still_saves(repository):
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2])
+def test_a_signal_to_the_workers_too_still_saves(repository, after):
     """Slurm and `timeout` signal every process of a job, those that read images as well."""
     write_folder(repository.root / "data")
     process = subprocess.Popen(
@@ -112,12 +113,22 @@ def test_a_signal_to_the_workers_too_still_saves(repository):
     for line in process.stdout:
         if line.startswith("epoch 1 "):
             break
-    time.sleep(0.2)  # the next epoch's workers are at work
+    time.sleep(after)  # the next epoch's workers start, or are at work
     os.killpg(process.pid, signal.SIGTERM)
     said = process.stdout.read()
     assert process.wait(timeout=60) == 128 + signal.SIGTERM, said
     assert "stopped by a signal" in said
     assert "Traceback" not in said
+
+
+def test_a_training_that_fails_ends_its_workers_and_itself(repository):
+    write_folder(repository.root / "data")
+    train = repository.root / "train.py"
+    failing = "            progress.step += 1\n            1 / (2 - progress.step)\n"
+    train.write_text(train.read_text().replace("            progress.step += 1\n", failing))
+    done = repository.train(*FOLDER, "--memory-limit-mb", "0", timeout=100)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
 
 
 def test_one_validation_image_still_chooses_the_best_epoch(repository):

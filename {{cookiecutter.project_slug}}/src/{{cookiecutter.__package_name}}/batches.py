@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -186,11 +188,25 @@ def _together(images: list[Tensor | UserError]) -> Tensor | UserError:
     return errors[0] if errors else torch.stack(images)
 
 
-def _outlive_signals(_worker: int) -> None:
+def _end_workers() -> None:
+    """End those that a failed training left: multiprocessing would ask in vain, and wait."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+
+
+def _start_workers(loader: torch.utils.data.DataLoader) -> Iterator[Any]:
     """Leave to the training process what a queue sends to all: it saves, then ends its workers."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    atexit.unregister(_end_workers)
+    atexit.register(_end_workers)
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    # what is blocked while they start stays so in them, from their first moment on
+    sent = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
+    try:
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _read_ahead(
@@ -203,9 +219,8 @@ def _read_ahead(
         num_workers=workers,
         collate_fn=_together,
         generator=torch.Generator(),  # making a loader must not move the global one
-        worker_init_fn=_outlive_signals,
     )
-    for pixels in loader:
+    for pixels in _start_workers(loader):
         if isinstance(pixels, UserError):
             raise pixels
         if device.type == "cuda":  # other devices would read memory that is given back already

@@ -50,8 +50,8 @@ def dumps(nb: dict, errors: str = "backslashreplace") -> bytes:
 
     Half an emoji, which UTF-8 does not have, is escaped, or what else `errors` says.
     """
-    text = json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
-    return text.encode("utf-8", errors)
+    text = json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True)
+    return f"{text}\n".encode("utf-8", errors)
 
 
 def language(nb: dict) -> str | None:
