@@ -64,13 +64,10 @@ def code_digest(root: Path, notebook: dict) -> str:
         if cell["cell_type"] == "code":
             total.update("".join(cell["source"]).encode() + b"\0")
     bench = root / "src" / package_of(root) / "lab"  # changes no number
-    for path in [root / "train.py", *sorted((root / "src").rglob("*.*"))]:
-        if (
-            path.is_file()
-            and bench not in path.parents
-            and not re.search(r"__pycache__|\.egg-info", str(path))
-        ):
-            total.update(path.read_bytes() + b"\0")
+    found = sorted({*(root / "src").rglob("*.*")} - {*bench.rglob("*.*")})
+    files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
+    for path in [root / "train.py", *files]:
+        total.update(path.read_bytes() + b"\0")
     helpers = (path.read_bytes() for path in sorted((root / "notebooks").rglob("*.py")))
     total.update(b"\0".join(code for code in helpers if b"# %%" not in code))
     return total.hexdigest()
