@@ -81,8 +81,8 @@ def _renamed(root: Path) -> list[str]:
     wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
     names = git(root, *wanted, check=False).stdout.split("\0")
     gone = [root / name for name in names if name.endswith(".py") and not (root / name).exists()]
-    found = [_committed(root, path, path.with_suffix(".ipynb")) for path in gone]
-    return [text for text in found if text is not None]
+    found = (_committed(root, path, path.with_suffix(".ipynb")) for path in gone)
+    return list(filter(None, found))
 
 
 def _synced(root: Path, script: Path) -> tuple[str, dict[str, Any]] | None:

@@ -42,8 +42,8 @@ def write_card(record: Record, folder: Path) -> None:
     there = type(record)(folder)
     if there.id != record.id:
         (folder / "verification.json").unlink(missing_ok=True)
-    newer = there.verification.get("when", "") >= record.verification.get("when", "")
-    for name in CARD[:-1] if newer else CARD:
+    old, new = (str(one.verification.get("when") or "") for one in (there, record))
+    for name in CARD if new > old else CARD[:-1]:
         if (record.path / name).exists():
             write_whole(folder / name, (record.path / name).read_bytes())
 

@@ -64,8 +64,8 @@ def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
             print(f"skipped {folder}: it is no record", file=sys.stderr)
         else:
             said = verdicts.get(row["run"], {})
-            if said.get("when", "") > row["verified"]:
-                row |= {"verdict": said.get("verdict"), "verified": said["when"]}
+            if str(said.get("when") or "") > row["verified"]:
+                row |= {"verdict": said.get("verdict"), "verified": str(said["when"])}
             rows.append(row)
     return rows
 
