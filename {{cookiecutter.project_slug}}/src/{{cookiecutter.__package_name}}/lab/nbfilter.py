@@ -179,8 +179,9 @@ def text(data: bytes) -> bytes:
     return "".join(lines).encode("utf-8", "surrogatepass")
 
 
-def main(command: str, path: str) -> None:
-    """Serve git: `command` is clean or smudge (of stdin, its name is `path`) or text, to stdout."""
+def main() -> None:
+    """Serve git: clean or smudge stdin, whose name is given, or show a file as text; to stdout."""
+    command, path = sys.argv[-2:]
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "outputs")
     here = os.path.abspath(path)  # worktrees share the folder; git starts this at the top of each
     if command == "text":
@@ -200,4 +201,4 @@ def main(command: str, path: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -31,7 +31,9 @@ def _command(root: Path, program: str, arguments: str) -> str:
 def _settings(root: Path) -> dict[str, str]:
     """Return what git's configuration should say."""
     plain = getattr(sys, "_base_executable", None) or sys.executable  # needs no packages
-    run = f"-I -S {COMMON}/lab/nbfilter.py"
+    # imported, not run as a script: so Python keeps it compiled, a tenth of each start's time
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import nbfilter; nbfilter.main()"
+    run = f'-I -S -c "{code}" {COMMON}/lab'
     merge = (
         "import runpy, sys; sys.path.insert(0, 'src'); "
         f"runpy.run_module('{package_of(root)}.lab.cli', run_name='__main__')"
