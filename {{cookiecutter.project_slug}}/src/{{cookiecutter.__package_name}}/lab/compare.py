@@ -30,20 +30,18 @@ BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "diffe
 
 
 def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
-    """Read what a table shows of the run in `folder`: three small files, five with `metrics`.
+    """Read what a table shows of the run in `folder`: three small files, four with `metrics`.
 
     It has `run`, `state`, `verdict`, `verified`, `path`, then every field of config and result, and
-    with `metrics` those of the last epoch, and `code`: it differs where the code does.
+    with `metrics` those of the last epoch.
     """
     config, result = read_json(f"{folder}/config.json"), read_json(f"{folder}/result.json")
     finished = bool(config and result)
     state = "finished" if finished else Record(Path(folder)).state
     last = {} if finished and not metrics else (Record(Path(folder)).metrics or [{}])[-1]
     said = read_json(f"{folder}/verification.json") if finished else {}
-    code = read_json(f"{folder}/code.json") if metrics else {}
     fixed = {"run": os.path.basename(folder), "state": state, "path": folder}  # noqa: PTH119
     fixed |= {"verdict": said.get("verdict"), "verified": str(said.get("when") or "")}
-    fixed |= {"code": str(code["sources"])[:8]} if code.get("sources") else {}
     return {**fixed, **last, **result, **config}
 
 
@@ -119,6 +117,8 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[str, dict[Any, dict[str, Any]]] = {}
     for row in rows:
         if row["state"] == "finished":
+            code = read_json(f"{row['path']}/code.json").get("sources")
+            row |= {"code": str(code or "")[:8]}
             key = repr(sorted(item for item in row.items() if item[0] not in NOT_CONFIG))
             groups.setdefault(key, {})[row.get("seed")] = row
     folded = []
@@ -143,7 +143,7 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     conditions = [_condition(text) for text in where]
     asked = {field for field, _ in conditions} | {(sort or "").lstrip("-")}
     rows = table_rows(root)
-    if as_json or group or asked - {"", *(name for row in rows for name in row)}:
+    if as_json or asked - {"", *(name for row in rows for name in row)}:
         rows = table_rows(root, metrics=True)
     show_jobs(root, rows)
     if not rows and not as_json:
