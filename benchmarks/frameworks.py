@@ -157,7 +157,7 @@ def with_ours(config, options, splits, epochs):
         train.join_world("cpu"),
         train.StopSignals(),
     )
-    run.begin([])
+    run.begin(train.capture(train.ROOT, []))
     run.fit()
 
 
