@@ -161,6 +161,13 @@ def test_a_rank_that_dies_ends_the_run_with_its_name_instead_of_a_hang(repositor
     assert str(victim) in rest
 
 
+def test_data_that_cannot_be_read_are_said_in_a_line_by_each_rank(repository):
+    done = torchrun(repository, "--dataset", "folder", "--data-dir", "/nowhere")
+    assert done.returncode == 1  # the agent's own
+    assert done.stderr.count("train.py: /nowhere/train has images of no class") >= 1
+    assert "Connection closed by peer" not in done.stderr
+
+
 def test_a_batch_that_cannot_be_shared_is_refused(repository):
     done = torchrun(repository, "--batch-size", "33")
     assert done.returncode == 1

@@ -43,9 +43,13 @@ class World:
 
     def first(self, make: Callable[[], Any]) -> Any:
         """Return what `make` makes, on rank 0 before the others: it may download files."""
-        made = make() if self.rank == 0 else None
-        self.agree(0)
-        return made if self.rank == 0 else make()
+        if self.rank > 0:
+            self.agree(0)
+            return make()
+        try:
+            return make()
+        finally:  # where it fails, the others fail alike, instead of missing this one
+            self.agree(0)
 
     def agree(self, value: int) -> int:
         """Return the largest `value` of all processes, everywhere."""
