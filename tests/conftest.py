@@ -148,3 +148,19 @@ def trained(pristine, tmp_path_factory) -> Project:
     made = commit_all(Project(root))
     made.train("--epochs", "2", check=True)
     return made
+
+
+@pytest.fixture(scope="module")
+def equipped(pristine, tmp_path_factory) -> Project:
+    """A project with its filter, hooks and one pair of notebooks; nobody writes to it."""
+    from notebook_pairs import equipped_copy  # which needs this file
+
+    return equipped_copy(pristine, tmp_path_factory.mktemp("equipped"))
+
+
+@pytest.fixture
+def pair(equipped, tmp_path):
+    """Both halves of a notebook, in a fresh copy of an equipped project."""
+    from notebook_pairs import Pair, copy_of
+
+    return Pair(copy_of(equipped, tmp_path))

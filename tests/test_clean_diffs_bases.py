@@ -3,17 +3,7 @@
 import json
 
 import pytest
-from notebook_pairs import Pair, commit, copy_of, equipped_copy
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("bases"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
+from notebook_pairs import Pair, commit
 
 
 def stash(pair):
@@ -61,17 +51,17 @@ def test_what_jupyter_saved_in_both_halves_is_known_to_the_next_sync(pair):
     assert "second = 2" in pair.says()
 
 
-def other_branch(pair):
+def on_a_branch(pair, old, new):
     """Commit an edit of the pair on a branch, and leave it."""
     pair.project.git("switch", "-q", "-c", "branch")
-    pair.edit_py("second = 2", "second = 2\nwarmup = 5")
+    pair.edit_py(old, new)
     pair.sync()
     commit(pair.project, add=["notebooks"])
     pair.project.git("switch", "-q", "main")
 
 
 def test_an_edit_brought_by_hand_from_another_branch_is_an_edit(pair):
-    other_branch(pair)
+    on_a_branch(pair, "second = 2", "second = 2\nwarmup = 5")
     pair.edit_py("second = 2", "second = 2\nwarmup = 5")
     pair.edit_nb("third = 3", "third = 33")
     pair.sync()
@@ -79,7 +69,7 @@ def test_an_edit_brought_by_hand_from_another_branch_is_an_edit(pair):
 
 
 def test_a_half_checked_out_from_another_branch_is_not_overwritten(pair):
-    other_branch(pair)
+    on_a_branch(pair, "second = 2", "second = 2\nwarmup = 5")
     pair.project.git("checkout", "branch", "--", pair.both[0])
     pair.sync(check=False)
     assert "warmup = 5" in pair.py.read_text()
@@ -89,12 +79,8 @@ def test_an_edit_after_a_colleagues_commit_goes_on_from_that(pair):
     pair.edit_py("second = 2", "second = 22")
     pair.sync()
     commit(pair.project, add=["notebooks"])
-    pair.project.git("switch", "-q", "-c", "colleague")
-    pair.edit_py("third = 3", "third = 33")
-    pair.sync()
-    commit(pair.project, add=["notebooks"])
-    pair.project.git("switch", "-q", "main")
-    pair.project.git("merge", "-q", "--ff-only", "colleague")
+    on_a_branch(pair, "third = 3", "third = 33")
+    pair.project.git("merge", "-q", "--ff-only", "branch")
     pair.edit_nb("first = 1", "first = 11")
     pair.sync()
     assert {"first = 11", "second = 22", "third = 33"} <= set(pair.says())
@@ -193,11 +179,7 @@ def test_worktrees_remember_their_outputs_apart(pair, tmp_path):
     other = Pair(type(pair.project)(tmp_path / "other"))
     other.execute("there")
     other.project.git("add", "-A")
-    pair.project.git("switch", "-q", "-c", "branch")
-    pair.edit_py("first = 1", "first = 11")
-    pair.sync()
-    commit(pair.project, add=["notebooks"])
-    pair.project.git("switch", "-q", "main")
+    on_a_branch(pair, "first = 1", "first = 11")
     assert pair.outputs() == mine
 
 
@@ -223,11 +205,7 @@ def test_half_an_emoji_in_an_output_costs_no_output(pair):
     text = pair.nb.read_text().replace("run 1: first = 1", "run 1: \\ud83d first = 1")
     pair.nb.write_text(text)
     pair.project.git("add", "-A")
-    pair.project.git("switch", "-q", "-c", "branch")
-    pair.edit_py("second = 2", "second = 22")
-    pair.sync()
-    commit(pair.project, add=["notebooks"])
-    pair.project.git("switch", "-q", "main")
+    on_a_branch(pair, "second = 2", "second = 22")
     assert "\ud83d" in pair.outputs()["first = 1"]
     assert pair.outputs()["third = 3"] == "run 1: third = 3\n"
 

@@ -18,24 +18,12 @@ from notebook_pairs import (
     assert_history_is_clean,
     blob,
     commit,
-    copy_of,
-    equipped_copy,
 )
 
 SOURCE = next(TEMPLATE.glob("*cookiecutter.project_slug*/src/*/lab/nbfilter.py"))
 spec = importlib.util.spec_from_file_location("nbfilter", SOURCE)
 nbfilter = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(nbfilter)
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("filter"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
 
 
 # -- as a function of bytes ------------------------------------------------------------------------

@@ -10,21 +10,9 @@ from notebook_pairs import (
     Pair,
     assert_history_is_clean,
     commit,
-    copy_of,
-    equipped_copy,
     lab,
     set_times,
 )
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("guard"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
 
 
 def try_commit(pair, *arguments):

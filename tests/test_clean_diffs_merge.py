@@ -3,17 +3,7 @@
 import json
 
 import pytest
-from notebook_pairs import Pair, assert_history_is_clean, commit, copy_of, equipped_copy
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("merge"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
+from notebook_pairs import assert_history_is_clean, commit
 
 
 def edit(pair, old, new):

@@ -3,17 +3,6 @@
 import sys
 
 import pytest
-from notebook_pairs import Pair, copy_of, equipped_copy
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("races"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
 
 
 def meanwhile(pair, tmp_path, moment, happens):

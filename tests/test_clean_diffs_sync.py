@@ -12,19 +12,8 @@ from notebook_pairs import (
     assert_history_is_clean,
     commit,
     copy_of,
-    equipped_copy,
     set_times,
 )
-
-
-@pytest.fixture(scope="module")
-def equipped(pristine, tmp_path_factory):
-    return equipped_copy(pristine, tmp_path_factory.mktemp("sync"))
-
-
-@pytest.fixture
-def pair(equipped, tmp_path):
-    return Pair(copy_of(equipped, tmp_path))
 
 
 @pytest.mark.parametrize("newer", ["py", "nb", "equal"])

@@ -105,26 +105,27 @@ def edited(root: Path) -> set[str]:
     return set("".join(listed).split("\0"))
 
 
-def bases(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> list[str]:
-    """Return what `script` and `notebook` in `root` may have said alike before they were edited.
+def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> str | None:
+    """Return what `script` and `notebook` in `root` last said alike, before they were edited.
 
     That is what the last sync left or saw; or the last commit, where git wrote other halves since:
-    a branch was switched, something was stashed. All are percent texts, as the two that the halves
-    have `said` now. LabError where one of these is as at the sync and the other as in the commit:
-    whichever was taken for the base, the edit of the other half could be lost.
+    a branch was switched, something was stashed. It is a percent text, as the two that the halves
+    have `said` now; `None` where nothing is known. LabError where one of these is as at the sync
+    and the other as in the commit: whichever was taken, the other half's edit could be lost.
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
-    if synced is None or committed == synced[0]:
-        return [committed] if committed is not None else [b for b in _renamed(root) if b in said]
+    if synced is None:
+        renamed = (text for text in _renamed(root) if text in said)
+        return next(renamed, None) if committed is None else committed
     text, noted = synced
     now = _state(root, script, notebook)
     untouched = any(map(operator.eq, noted.get("files", []), now["files"]))
-    if untouched or committed is None:
-        return [text]
+    if untouched or committed in (None, text):
+        return text
     if {text, committed} == set(said):
         raise LabError(
             "one half is as committed, the other as at the last sync, and nothing tells which one "
             "was edited since; make the wrong one say what the right one says"
         )
     here = all(noted.get(key) == now[key] for key in ("moved", "commit"))
-    return [text if here else committed]
+    return text if here else committed

@@ -161,14 +161,13 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
         other = "not as it stands: with other parameters" in text
         why = "made with other parameters" if other else "the notebook changed since"
         yield 1, f"its report is stale: {why}; lab report {name}", False
+    verdict = Record(report.parent / "run").verification.get("verdict", "")
     card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
     if not all((root / part).exists() for part in card):
         yield 1, f"its report is stale: it has no run record; lab report {name}", False
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
         yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
-    elif (
-        f"**Verified** {Record(report.parent / 'run').verification.get('verdict', '')}" not in text
-    ):
+    elif f"**Verified** {verdict}" not in text:
         yield 1, f"its report is stale: it was verified since; lab report {name}", False
 
 

@@ -137,19 +137,15 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     mine, wanted = normal(text), text_of(data)
     if mine == wanted:
         return {}
-    known = bases.bases(root, script, notebook, (mine, wanted))
-    if not known:
+    base = bases.merge_base(root, script, notebook, (mine, wanted))
+    if base is None:
         raise LabError("the halves differ and no commit says which is right; delete the wrong one")
-    for base in known:
-        merged, conflict = _merge(root, (script.name, "base", notebook.name), text, base, wanted)
-        if base == mine and (conflict or normal(merged) != wanted):
-            merged, conflict = wanted, False  # only a person's spacing stood in the way
-        if not conflict:
-            changed = nbfilter.dumps(build(merged, nbfilter.parse(data)))
-            return {
-                notebook: data if normal(merged) == wanted else changed,
-                script: merged.encode(),
-            }
+    merged, conflict = _merge(root, (script.name, "base", notebook.name), text, base, wanted)
+    if base == mine and (conflict or normal(merged) != wanted):
+        merged, conflict = wanted, False  # only a person's spacing stood in the way
+    if not conflict:
+        changed = nbfilter.dumps(build(merged, nbfilter.parse(data)))
+        return {notebook: data if normal(merged) == wanted else changed, script: merged.encode()}
     places = merged.split("<<<<<<< ")[1:]
     end = f">>>>>>> {notebook.name}\n"
     shown = "".join("<<<<<<< " + place.split(end)[0] + end for place in places)
