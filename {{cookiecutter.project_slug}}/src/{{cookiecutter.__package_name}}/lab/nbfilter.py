@@ -157,9 +157,8 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     if not remembered["cells"]:
         return data
     for key, cell in _cells(nb):
-        if key in remembered["cells"] and (
-            exact or own or cell.get("id")
-        ):  # before outputs that someone committed: git has those
+        known = exact or own or cell.get("id")  # of another notebook's cells, by id alone
+        if known and key in remembered["cells"]:  # before outputs in git: those are safe there
             made = remembered["cells"][key]
             cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
     nb["metadata"].update(remembered["metadata"])
