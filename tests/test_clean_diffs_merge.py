@@ -86,6 +86,68 @@ def test_whatever_fails_in_the_driver_valid_json_is_left(pair, broken):
     assert_history_is_clean(pair.project)
 
 
+def picture(name):
+    """Return attachments of a cell."""
+    return {name: {"image/png": "QUFB"}}
+
+
+@pytest.mark.parametrize("place", [0, 5])
+def test_a_merge_of_a_notebook_without_cell_ids_keeps_its_pictures(pair, place):
+    nb = pair.read()
+    nb["nbformat_minor"] = 4
+    for cell in nb["cells"]:
+        del cell["id"]
+    nb["cells"] = [nb["cells"][0], *nb["cells"][1:], {**nb["cells"][3], "source": ["The end."]}]
+    nb["cells"][0 if place == 0 else -1]["attachments"] = picture("p.png")
+    pair.write(nb)
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    branches(pair, ("first = 1", "first = 11"), ("third = 3", "third = 33"))
+    pair.project.git("merge", "-q", "--no-edit", "branch")
+    assert {"first = 11", "third = 33"} <= set(pair.says())
+    held = [cell.get("attachments") for cell in pair.read()["cells"]]
+    assert [bool(one) for one in held] == [number == (place and 6) for number in range(7)]
+
+
+def test_the_way_out_of_a_conflict_keeps_the_pictures_of_the_other_side(pair):
+    pair.project.git("switch", "-q", "-c", "branch")
+    nb = pair.read()
+    nb["cells"][3] |= {"source": ["![p](attachment:p.png)"], "attachments": picture("p.png")}
+    pair.write(nb)
+    edit(pair, "second = 2", "second = 'theirs'")
+    pair.project.git("switch", "-q", "main")
+    edit(pair, "second = 2", "second = 'ours'")
+    assert pair.project.git("merge", "branch", check=False).returncode
+    text = pair.py.read_text()
+    assert "![p](attachment:p.png)" in text
+    head, rest = text.split("<<<<<<< ")
+    tail = rest.split(">>>>>>> ")[1].split("\n", 1)[1]
+    pair.py.write_text(f"{head}second = 'both'\n{tail}")
+    pair.sync()
+    pair.project.git("add", *pair.both)
+    pair.project.git("commit", "-q", "--no-edit")
+    assert pair.read()["cells"][3]["attachments"] == picture("p.png")
+
+
+def test_a_conflict_in_a_notebook_without_another_half_names_a_way_that_exists(pair):
+    path = pair.project.root / "docs" / "a.ipynb"
+
+    def write(source):
+        nb = pair.read()
+        nb["cells"] = [{**nb["cells"][1], "source": [source]}]
+        path.write_text(json.dumps(nb))
+        commit(pair.project, add=["docs"], times=1)
+
+    write("a = 1")
+    pair.project.git("switch", "-q", "-c", "branch")
+    write("a = 'theirs'")
+    pair.project.git("switch", "-q", "main")
+    write("a = 'ours'")
+    said = pair.project.git("merge", "branch", check=False)
+    assert 'git checkout --ours "docs/a.ipynb"' in said.stdout + said.stderr
+    assert "docs/a.py" not in said.stdout + said.stderr
+
+
 def test_a_notebook_of_another_kernel_is_left_as_on_one_side(pair):
     nb = {"cells": [], "nbformat": 4, "nbformat_minor": 5}
     nb["metadata"] = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}}

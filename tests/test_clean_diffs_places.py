@@ -237,6 +237,50 @@ def test_a_partly_staged_notebook_survives_pre_commits_own_stash(pair):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("half", ["py", "nb"])
+def test_no_hook_writes_what_pre_commit_would_take_back_after_it(pair, half):
+    script = pair.project.root / "train.py"
+    script.write_text(script.read_text() + "\n\nA  =  1\n")
+    outputs = pair.execute()
+    (pair.edit_py if half == "py" else pair.edit_nb)("second = 2", "second = 22")
+    pair.project.git("add", "-A")
+    script.write_text(script.read_text().replace("A  =  1", "A  =  2"))  # conflicts with ruff's
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    assert "lab sync" in refused.stdout + refused.stderr
+    edited = pair.py if half == "py" else pair.nb
+    assert "second = 22" in edited.read_text()
+    pair.sync()
+    commit(pair.project, add=["-A"])
+    assert "second = 22" in pair.says()
+    assert pair.outputs()["third = 3"] == outputs["third = 3"]
+
+
+@pytest.mark.slow
+def test_staged_and_unstaged_edits_of_one_cell_in_different_halves_are_both_kept(pair):
+    pair.edit_py("second = 2", "a = 1\nb = 2\nc = 3\nd = 4")
+    commit(pair.project, add=["notebooks"])
+    pair.edit_py("a = 1", "a = 11")
+    pair.project.git("add", pair.both[0])
+    pair.edit_nb("d = 4", "d = 44")
+    pair.project.git("commit", "-m", "x", check=False)
+    pair.sync()
+    assert "a = 11\nb = 2\nc = 3\nd = 44" in pair.says()
+
+
+@pytest.mark.slow
+def test_a_pair_reformatted_while_something_is_not_staged_needs_two_commits(pair):
+    pair.edit_py("third = 3", "third   =   33")
+    pair.sync()
+    pair.project.git("add", "-A")
+    (pair.project.root / "README.md").write_text("# unstaged\n")
+    refused = pair.project.git("commit", "-m", "x", check=False)
+    assert "lab sync; git add both halves" in refused.stdout + refused.stderr
+    pair.sync()
+    commit(pair.project, add=["notebooks"], times=1)
+    assert "third = 33" in pair.says()
+
+
+@pytest.mark.slow
 def test_a_moved_project_a_worktree_and_a_subdirectory_commit_alike(pair, tmp_path):
     outputs = pair.execute()
     pair.project.git("add", "-A")
@@ -296,6 +340,25 @@ def test_a_dirty_notebook_cannot_be_pushed(pair, tmp_path):
     refused = pair.project.git("push", "-q", "origin", "main", check=False)
     assert refused.returncode
     assert "outputs" in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize("branch", ["main", "other"])
+def test_what_is_pushed_is_judged_and_not_what_is_checked_out(pair, tmp_path, branch):
+    bare = tmp_path / "bare.git"
+    pair.project.git("init", "-q", "--bare", str(bare))
+    pair.project.git("remote", "add", "origin", str(bare))
+    if branch == "other":
+        pair.project.git("switch", "-q", "-c", "other")
+    pair.edit_py("second = 2", "second = 22")
+    pair.project.git("commit", "-q", "-a", "-m", "out of step", "--no-verify")
+    if branch == "other":
+        pair.project.git("switch", "-q", "main")
+    else:
+        pair.sync()
+        pair.project.git("add", "-A")
+    refused = pair.project.git("push", "-q", "origin", branch, check=False)
+    assert refused.returncode
+    assert "do not say the same" in refused.stdout + refused.stderr
 
 
 def test_doctor_is_told_what_is_missing_and_setup_mends_it(pair):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,11 @@ def _committed(root: Path, script: Path, notebook: Path) -> str | None:
 
 
 def _renamed(root: Path) -> list[str]:
-    """Return what the pairs said that the last commit has and the disk has not."""
+    """Return what the pairs of the last commit say: a new one may be a copy, or renamed."""
     wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
     names = git(root, *wanted, check=False).stdout.split("\0")
-    gone = [root / name for name in names if name.endswith(".py") and not (root / name).exists()]
-    found = (_committed(root, path, path.with_suffix(".ipynb")) for path in gone)
+    scripts = [root / name for name in names if name.endswith(".py")]
+    found = (_committed(root, path, path.with_suffix(".ipynb")) for path in scripts)
     return list(filter(None, found))
 
 
@@ -99,10 +100,27 @@ def _synced(root: Path, script: Path) -> tuple[str, dict[str, Any]] | None:
 
 def edited(root: Path) -> set[str]:
     """Return the `.py` halves in `root` that are not as in the last commit."""
-    diff = ("diff", "--name-only", "--relative", "-z", "HEAD", "--", "notebooks/*.py")
+    diff = ("diff-index", "--name-only", "--relative", "-z", "HEAD", "--", "notebooks/*.py")
     others = ("ls-files", "--others", "--exclude-standard", "-z", "--", "notebooks/*.py")
     listed = [git(root, *command, check=False).stdout for command in (diff, others)]
     return set("".join(listed).split("\0"))
+
+
+def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
+    """Merge three texts by git, in `root`; return the result and whether it holds conflicts.
+
+    The markers of a conflict name the three as `names` does. LabError if git fails.
+    """
+    labels, files = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in zip(names, (ours, base, theirs), strict=True):
+            labels += ["-L", name]
+            files.append(str(Path(folder, str(len(files)))))
+            Path(files[-1]).write_bytes(text.encode("utf-8", "surrogateescape"))
+        done = git(root, "merge-file", "-p", *labels, *files, check=False)
+    if not 0 <= done.returncode < 128:
+        raise LabError(f"git merge-file failed: {done.stderr.strip()}")
+    return done.stdout, done.returncode > 0
 
 
 def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> str | None:
@@ -110,22 +128,25 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
 
     That is what the last sync left or saw; or the last commit, where git wrote other halves since:
     a branch was switched, something was stashed. It is a percent text, as the two that the halves
-    have `said` now; `None` where nothing is known. LabError where one of these is as at the sync
-    and the other as in the commit: whichever was taken, the other half's edit could be lost.
+    have `said` now; `None` where nothing tells which of both it is, and an edit would be lost by
+    the wrong one.
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None:
         renamed = (text for text in _renamed(root) if text in said)
         return next(renamed, None) if committed is None else committed
     text, noted = synced
+    if committed in (None, text):
+        return text
     now = _state(root, script, notebook)
     untouched = any(map(operator.eq, noted.get("files", []), now["files"]))
-    if untouched or committed in (None, text):
+    if {text, committed} == set(said):  # taken back by a person, or by git, as in `git checkout`?
+        old = (script, notebook)[said.index(committed)]
+        asked = ("--literal-pathspecs", "diff-files", "--name-only", "--", str(old))
+        by_hand = git(root, *asked, check=False).stdout
+        return text if untouched and by_hand else None
+    if untouched or all(noted.get(key) == now[key] for key in ("moved", "commit")):
         return text
-    if {text, committed} == set(said):
-        raise LabError(
-            "one half is as committed, the other as at the last sync, and nothing tells which one "
-            "was edited since; make the wrong one say what the right one says"
-        )
-    here = all(noted.get(key) == now[key] for key in ("moved", "commit"))
-    return text if here else committed
+    results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in (committed, text)]
+    sure = any(conflict for _, conflict in results) or results[0] == results[1]
+    return committed if sure else None

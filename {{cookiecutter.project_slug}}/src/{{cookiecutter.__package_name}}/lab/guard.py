@@ -6,6 +6,7 @@ pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,10 +126,11 @@ def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) ->
     """Refuse what is not clean, paired and in step in the repository at `root`; return 1 then.
 
     If `staged`, what the next commit would change is judged, and `files` too (pre-commit names
-    all when it is told to); else all that the index holds. With `fix`, such pairs are brought
-    in step on disk, so that only `git add` is left to do.
+    all when it is told to); else all that the index holds, or that git pushes just now. With
+    `fix`, such pairs are brought in step on disk, so that only `git add` is left to do.
     """
-    index, head = tracked(root, None), tracked(root, "HEAD")
+    pushed = None if staged else os.environ.get("PRE_COMMIT_LOCAL_BRANCH")
+    index, head = tracked(root, pushed), tracked(root, "HEAD")
     changed = {path for path in index.keys() | head.keys() if index.get(path) != head.get(path)}
     stems = _stems(changed | (set(files) & index.keys()) if staged else index)
     findings = list(_judge(root, index, head, stems)) if stems else []
@@ -136,6 +138,13 @@ def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) ->
         print(f"{finding.path} {finding.what}\n    type: {finding.remedy}")
     mended = fix and stems and _mend(root, index, head, stems, findings)
     return 1 if findings or mended else 0
+
+
+def _has_stash() -> bool:
+    """Tell whether the pre-commit that runs this may take back what is written meanwhile."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = Path(os.environ.get("PRE_COMMIT_HOME") or f"{cache}/pre-commit").expanduser()
+    return any(home.glob(f"patch*-{os.getppid()}"))
 
 
 def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[Finding]) -> bool:
@@ -146,6 +155,10 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     asked = _stems(changed.stdout.split("\0")) & stems
     asked |= _stems(f.path for f in findings if f.mendable)
     asked -= _stems(f.path for f in findings if not f.mendable)
+    if asked and _has_stash():
+        print("What is not staged is put aside by pre-commit, so nothing is written. Type:\n"
+              "    lab sync; git add both halves; then commit again")  # fmt: skip
+        return True
     # a new notebook is as its author wrote it; but where one is gone, that one may be renamed
     added = index.keys() - head.keys() if head.keys() <= index.keys() else set()
     new = {stem for stem in asked if {f"{stem}.ipynb", f"{stem}.py"} <= added}

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from . import bases, nbfilter
-from .percent import BREAKS, build, has_markers, is_paired, merge_rest, normal, text_of
+from .percent import build, has_markers, is_paired, merge_rest, normal, refuse_odd_lines, text_of
 from .project import LabError, git, write_whole
 
 BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
@@ -81,20 +80,6 @@ def write_pair(root: Path, stem: Path, text: str) -> None:
     _step(root, stem, bases.new_backup(root))
 
 
-def _merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
-    """Merge texts; return the result and whether it holds conflicts."""
-    labels, files = [], []
-    with tempfile.TemporaryDirectory() as folder:
-        for name, text in zip(names, (ours, base, theirs), strict=True):
-            labels += ["-L", name]
-            files.append(str(Path(folder, str(len(files)))))
-            Path(files[-1]).write_bytes(text.encode("utf-8", "surrogateescape"))
-        done = git(root, "merge-file", "-p", *labels, *files, check=False)
-    if not 0 <= done.returncode < 128:
-        raise LabError(f"git merge-file failed: {done.stderr.strip()}")
-    return done.stdout, done.returncode > 0
-
-
 def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     """Merge a notebook for git, which gives three temporary files and the notebook's `path`.
 
@@ -105,15 +90,19 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     notebooks = [nbfilter.parse(data) for data in contents]
     if all(nb and is_paired(nb) for nb in notebooks):
         texts = (text_of(data) for data in contents)
-        merged, conflict = _merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
+        merged, conflict = bases.merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
             if merge_rest(result, *notebooks):
                 write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
                 return 0
+        merge_rest(notebooks[0], *notebooks)  # pictures: no `.py` will bring them
+        write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
     script = Path(path).with_suffix(".py").as_posix()
-    print(f"lab: {path}: both sides changed the same place; it is left as on one side. Resolve\n"
-          f'     "{script}", then type: lab sync; git add "{script}" "{path}"',
+    way = f'Resolve\n     "{script}", then type: lab sync; git add "{script}" "{path}"'
+    if not path.startswith("notebooks/"):  # it has no other half
+        way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
+    print(f"lab: {path}: both sides changed the same place; it is left as on one side. {way}",
           file=sys.stderr)  # fmt: skip
     return 1
 
@@ -132,15 +121,18 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     if has_markers(text):
         raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
-    if found := [number for number, line in enumerate(text.split("\n"), 1) if {*line} & {*BREAKS}]:
-        raise LabError(f"line {found[0]} of the .py has an odd line end in it; write it otherwise")
+    refuse_odd_lines(text)
     mine, wanted = normal(text), text_of(data)
     if mine == wanted:
         return {}
     base = bases.merge_base(root, script, notebook, (mine, wanted))
     if base is None:
-        raise LabError("the halves differ and no commit says which is right; delete the wrong one")
-    merged, conflict = _merge(root, (script.name, "base", notebook.name), text, base, wanted)
+        raise LabError(
+            "the halves differ, and nothing tells which one was edited. Make one say all that is "
+            f'right; then type, if it is the .py: jupytext --update --to ipynb "{name}.py"; else: '
+            f'jupytext --to py:percent "{name}.ipynb"'
+        )
+    merged, conflict = bases.merge(root, (script.name, "base", notebook.name), text, base, wanted)
     if base == mine and (conflict or normal(merged) != wanted):
         merged, conflict = wanted, False  # only a person's spacing stood in the way
     if not conflict:

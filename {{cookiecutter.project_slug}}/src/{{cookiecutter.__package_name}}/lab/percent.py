@@ -16,6 +16,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from . import nbfilter
+from .notebooks import read_cells
 from .project import LabError
 
 # As in notebooks/jupytext.toml, which tells Jupyter the same.
@@ -86,6 +87,7 @@ def text_of(data: bytes, said: Callable = _said) -> str:
     if lost:
         what = "has a line that would begin a cell in the .py (as `# %%` does), or an odd line end"
         raise LabError(f"cell {lost} {what}; split the cell there, or write it otherwise")
+    refuse_odd_lines(text)
     return text
 
 
@@ -99,6 +101,28 @@ def _fits(cell: dict) -> bool:
     return back == [(cell["cell_type"], said)]
 
 
+def refuse_odd_lines(text: str) -> None:
+    """LabError where jupytext would read percent `text` as something else, in JupyterLab, too.
+
+    That is odd line ends, and headings that it takes for commands, as `# cat or dog` and `# Why?`:
+    it strips their `#`.
+    """
+    _jupytext()
+    from jupytext.magics import is_magic
+
+    for number, line in enumerate(text.split("\n"), 1):
+        if {*line} & {*BREAKS}:
+            raise LabError(
+                f"line {number} of the .py has an odd line end in it; write it otherwise"
+            )
+    for cell in read_cells(text):
+        for number, line in enumerate(cell.source.split("\n"), cell.line):
+            heading = cell.kind == "markdown" and line.startswith("#")
+            if heading and is_magic(f"# {line}", "python", True, True):
+                raise LabError(f"line {number} of the .py: jupytext takes the heading {line!r} for "
+                               "a command, and strips a #; word it otherwise")  # fmt: skip
+
+
 def normal(text: str) -> str:
     """Return a percent text in the one form that jupytext gives its cells."""
     return _text({"metadata": {}, "cells": _jupytext().reads(text, fmt="py:percent").cells})
@@ -107,7 +131,10 @@ def normal(text: str) -> str:
 def in_step(ipynb: bytes, text: str) -> bool:
     """Tell whether both halves of a pair, `ipynb` and percent `text`, say the same."""
     wanted = text_of(ipynb)
-    return wanted == text or wanted == normal(text)  # the first is four times as quick
+    if wanted == text:  # four times as quick
+        return True
+    refuse_odd_lines(text)
+    return wanted == normal(text)
 
 
 def has_markers(text: str) -> bool:
@@ -208,6 +235,11 @@ def build(text: str, *old: dict) -> dict:
     return {**first, "cells": cells}
 
 
+def _key(cell: dict) -> str:
+    """Name a cell: by its id, which nbformat has since 4.5."""
+    return cell.get("id") or nbfilter.source(cell)
+
+
 def merge_rest(result: dict, *sides: dict) -> bool:
     """Merge what no percent text holds: cells' attachments, and the notebook's metadata.
 
@@ -215,20 +247,22 @@ def merge_rest(result: dict, *sides: dict) -> bool:
     changed the same thing.
     """
     places = [(result["metadata"], [nb["metadata"] for nb in sides], None)]
-    known = [{cell.get("id"): cell for cell in nb["cells"]} for nb in sides]
+    known = [{_key(cell): cell for cell in nb["cells"]} for nb in sides]
+    clean = True
     for cell in result["cells"]:
-        same = [cells.get(cell.get("id")) for cells in known]
+        same = [cells.get(_key(cell)) for cells in known]
         if all(same):
             places.append((cell, same, "attachments"))
     for target, (ours, base, theirs), only in places:
         for name in [only] if only else {*ours, *base, *theirs}:
             mine, old, other = (side.get(name) for side in (ours, base, theirs))
             if mine != old and other not in (mine, old):
-                return False
+                clean = False
+                continue
             target[name] = other if mine == old else mine
             if target[name] is None:
                 del target[name]
-    return True
+    return clean
 
 
 def is_paired(nb: dict | None) -> bool:
