@@ -1,7 +1,7 @@
-"""How long `lab runs`, `lab compare` and `lab logbook` take with many records.
+"""How long `lab runs` and `lab logbook` take with many records.
 
 Each is a whole process, as a user waits for it; beside it, in the same round, a process that only
-opens and parses the same three files of each record. Prints medians and their ratio.
+opens and parses three files of each record. Prints medians and their ratio.
 """
 
 import argparse

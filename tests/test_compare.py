@@ -149,6 +149,16 @@ def test_of_a_seed_that_ran_more_than_once_the_newest_counts(repository, runs):
     assert groups["wide"]["test_accuracy_sd"] is None
 
 
+def test_a_metric_of_ones_own_is_averaged_and_splits_no_group(repository, runs):
+    for number, path in enumerate(sorted(runs.glob("*resnet18*"))):
+        result = json.loads((path / "result.json").read_text())
+        (path / "result.json").write_text(json.dumps({**result, "test_f1": 0.5 + number / 10}))
+    group = next(group for group in rows(repository, "--group") if group["model"] == "resnet18")
+    assert group["seeds"] == 3
+    assert group["test_f1"] == pytest.approx(0.6)
+    assert "0.6 ± 0.1" in repository.lab("runs", "--group", check=True).stdout
+
+
 def test_runs_of_different_code_are_different_groups(repository, runs):
     for number, folder in enumerate(sorted(runs.glob("*resnet18*"))):
         content = json.loads((folder / "code.json").read_text())

@@ -62,7 +62,8 @@ if run:
 # ## 2. Environment
 #
 # Nothing special is needed: a CPU is enough, and the data come with the project. The run's record
-# keeps every package with its version and build; these are the parts that matter most here.
+# keeps every package with its version, and conda's with their build; these are the parts that matter
+# most here.
 
 # %%
 from datetime import UTC, datetime
@@ -153,7 +154,7 @@ Markdown(f"**{parameters:,}** parameters, for {len(splits.train):,} training ima
 # `train.py` runs here, in a terminal and on a cluster.
 
 # %%
-record = model = None  # `%run` hides a failure, and these would be those of the run before
+record = model = None  # `%run` hides a failure, and the last run's would be shown
 # %run ../train.py {arguments}
 if record is None:
     raise RuntimeError("the training failed; its message stands above")
@@ -235,5 +236,5 @@ Markdown(
 # 1. Repeat with ten seeds (`python train.py --seed 0` to `9`) and compare them by
 #    `lab runs --group`: the spread between seeds is what any improvement has to exceed.
 # 2. Train without the shifts (`--no-augment`): does the augmentation do what section 1 claims?
-# 3. Leave the digits: `lab new "And clothes?" --from 01_baseline`, with
-#    `dataset = "fashion_mnist"`, whose images are harder to tell apart.
+# 3. Leave the digits: `lab new "And clothes?"`, with `dataset = "fashion_mnist"`, whose images are
+#    harder to tell apart.

@@ -24,20 +24,20 @@ class UserError(Exception):
 class Config:
     """What changes numbers. A new hyperparameter is one line here."""
 
-    dataset: str = "digits"  # of DATASETS in data.py: cifar10, fashion_mnist, folder, and yours
-    model: str = "simple_cnn"  # of MODELS in models.py: resnet18, and yours
+    dataset: str = "digits"  # a key of DATASETS (data.py): digits, cifar10, fashion_mnist, folder
+    model: str = "simple_cnn"  # a key of MODELS (models.py): simple_cnn, resnet18
     epochs: int = 30
     batch_size: int = 64  # global, split across processes
     learning_rate: float = 0.01  # peak of the one-cycle schedule
     weight_decay: float = 0.01
     augment: bool = True  # random shifts, and flips where they keep the meaning
-    seed: int = 42  # of the weights, the order of the batches, the augmentation
+    seed: int = 42  # seeds weights, batch order and augmentation
     split_seed: int = 0  # of the cut into training, validation and, where none comes along, test
     image_size: int = 64  # folder: images are scaled and cropped to this square
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     amp: Literal["none", "bf16"] = "none"  # automatic mixed precision
     deterministic: bool = True  # refuse operations whose result differs from run to run
-    threads: int = 1  # of PyTorch on the CPU: another number, other bits
+    threads: int = 1  # of PyTorch on the CPU; changing them changes results
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class RunOptions:
     checkpoint_minutes: float = 5.0  # at most this, and one step, is lost when killed
     stop_after_epochs: int | None = None  # save and stop when so many are complete
     resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|latest")] = None  # go on with this
-    memory_limit_mb: int = 4096  # folder: more, in each process, is read while training
+    memory_limit_mb: int = 4096  # folder: above this, images are read during training
     workers: int = 2  # processes that read them
 
 

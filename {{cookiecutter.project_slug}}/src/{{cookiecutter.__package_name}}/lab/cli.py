@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
                       help="only these, e.g. model=simple_cnn or test_accuracy>=0.99")  # fmt: skip
     runs.add_argument(
-        "--sort", metavar="FIELD", help="config field or metric; --sort=-FIELD turns it"
+        "--sort", metavar="FIELD", help="config field or metric; --sort=-FIELD reverses it"
     )
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
 

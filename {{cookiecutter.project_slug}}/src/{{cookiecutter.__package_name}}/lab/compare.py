@@ -19,13 +19,11 @@ from .submit import show_jobs
 
 OPERATORS = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": operator.le,
              ">": operator.gt, "<": operator.lt}  # fmt: skip
-NOT_CONFIG = {
-    "run", "state", "verdict", "verified", "path", "seed", "seconds", "epoch", "best_epoch",
-    "test_loss", "test_accuracy", "weights_sha256", "best_weights_sha256", "train_loss",
-    "train_accuracy", "validation_loss", "validation_accuracy", "gradient_norm",
-}  # fmt: skip
+HIDDEN = {"verified", "path", "seconds", "epoch", "best_epoch", "weights_sha256", "train_loss",
+          "best_weights_sha256", "train_accuracy", "validation_loss", "gradient_norm"}  # fmt: skip
+NO_METRIC = {"seed", "seconds", "epoch", "best_epoch"}  # of these no mean is taken
 SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds",
-         "test_accuracy", "test_accuracy_sd"}  # fmt: skip
+         "test_accuracy"}  # fmt: skip
 BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "different": "✗ different"}
 
 
@@ -112,23 +110,26 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fold those finished `rows` that differ in nothing but the seed; of a seed, the newest counts.
 
-    A group has the config without its seed, the `code`, `seeds`, and of each result mean and `_sd`.
+    A group has the config without its seed, the `code`, `seeds`, and of each metric mean and `_sd`.
     """
-    groups: dict[str, dict[Any, dict[str, Any]]] = {}
+    groups: dict[str, tuple[dict[str, Any], dict[Any, dict[str, Any]]]] = {}
     for row in rows:
         if row["state"] == "finished":
+            config = read_json(f"{row['path']}/config.json")
+            seed = config.pop("seed", None)
             code = read_json(f"{row['path']}/code.json").get("sources")
-            row |= {"code": str(code or "")[:8]}
-            key = repr(sorted(item for item in row.items() if item[0] not in NOT_CONFIG))
-            groups.setdefault(key, {})[row.get("seed")] = row
+            config["code"] = str(code or "")[:8]
+            groups.setdefault(repr(sorted(config.items())), (config, {}))[1][seed] = row
     folded = []
-    for members in (list(group.values()) for group in groups.values()):
-        group = {name: members[0][name] for name in members[0] if name not in NOT_CONFIG}
-        group["seeds"] = len(members)
-        for name in ("test_accuracy", "test_loss"):
-            values = [row[name] for row in members if isinstance(row.get(name), int | float)]
-            group[name] = statistics.fmean(values) if values else None
-            group[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+    for config, members in groups.values():
+        group = {**config, "seeds": len(members)}
+        names = {name for row in members.values() for name in row}
+        for name in sorted(names - config.keys() - NO_METRIC):
+            values = [row.get(name) for row in members.values()]
+            values = [value for value in values if isinstance(value, int | float)]
+            if values:
+                group[name] = statistics.fmean(values)
+                group[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         folded.append(group)
     return folded
 
@@ -166,12 +167,11 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     for row in rows:
         if "verdict" in row:
             row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
-        for name in ("test_accuracy", "test_loss"):
-            if (spread := row.pop(f"{name}_sd", None)) is not None:
-                row[name] = f"{row[name]:.4g} ± {spread:.2g}"
+        for name in [name for name in row if name.endswith("_sd")]:
+            if (spread := row.pop(name)) is not None:
+                row[name[:-3]] = f"{row[name[:-3]]:.4g} ± {spread:.2g}"
     names = dict.fromkeys(name for row in rows for name in row)
-    hidden = NOT_CONFIG - {"test_loss", "validation_accuracy"}
-    columns = [name for name in names if name in SHOWN | asked or (name not in hidden and
+    columns = [name for name in names if name in SHOWN | asked or (name not in HIDDEN and
                any(row.get(name) != rows[0].get(name) for row in rows))]  # fmt: skip
     _print_table(rows, columns or ["run"])
     return 0
