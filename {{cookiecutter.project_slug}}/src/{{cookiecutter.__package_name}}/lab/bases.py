@@ -109,14 +109,13 @@ def edited(root: Path) -> set[str]:
 def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
     """Merge three texts by git, in `root`; return the result and whether it holds conflicts.
 
-    The markers of a conflict name the three as `names` does. LabError if git fails.
+    The markers of a conflict call `ours`, `base` and `theirs` by `names`. LabError if git fails.
     """
-    labels, files = [], []
+    labels = [part for name in names for part in ("-L", name)]
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in zip(names, (ours, base, theirs), strict=True):
-            labels += ["-L", name]
-            files.append(str(Path(folder, str(len(files)))))
-            Path(files[-1]).write_bytes(text.encode("utf-8", "surrogateescape"))
+        files = [str(Path(folder, str(number))) for number in range(3)]
+        for file, text in zip(files, (ours, base, theirs), strict=True):
+            Path(file).write_bytes(text.encode("utf-8", "surrogateescape"))
         done = git(root, "merge-file", "-p", *labels, *files, check=False)
     if not 0 <= done.returncode < 128:
         raise LabError(f"git merge-file failed: {done.stderr.strip()}")
