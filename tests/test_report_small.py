@@ -437,3 +437,14 @@ def test_the_mark_of_a_report_made_with_other_parameters_is_stale(tidied, shared
 def test_an_executed_notebook_is_plain_json_of_nbformat_4(tidied):
     content = json.loads((tidied / "report.ipynb").read_text(encoding="utf-8"))
     assert content["nbformat"] == 4
+
+
+def test_a_magic_in_the_parameters_cell_is_no_obstacle(pristine):
+    code = (
+        f"from {pristine.package}.lab import execution\n"
+        "cell = dict(cell_type='code', metadata=dict(tags=['parameters']), outputs=[])\n"
+        "notebook = dict(metadata={}, cells=[cell | dict(source='%matplotlib inline\\nepochs = 3')])\n"
+        "execution.set_parameters(notebook, dict(epochs='1'))\n"
+        "print(notebook['cells'][1]['source'])"
+    )
+    assert "epochs = 1" in pristine.python("-c", code, check=True).stdout

@@ -156,3 +156,32 @@ def test_the_package_of_another_project_is_refused(repository, bake, tmp_path):
     done = repository.python("-c", code, env={"PYTHONPATH": ""})
     assert done.returncode == 2
     assert "restart python" in done.stderr
+
+
+def test_tuples_and_plain_words_with_a_dash_come_back_as_they_were(repository):
+    path = repository.root / "src" / repository.package / "config.py"
+    fields = "    widths: tuple[int, ...] = (32, 64)\n    tag: str = 'none'\n"
+    mark = "    deterministic: bool"
+    path.write_text(path.read_text().replace(mark, fields + mark, 1))
+    train = repository.root / "train.py"
+    check = "    config = replace(config, device=world.device.type)\n"
+    text = train.read_text()
+    assert check in text
+    train.write_text(text.replace(check, check + "    assert isinstance(config.widths, tuple)\n"))
+    repository.git("commit", "-qam", "fields", "--no-verify")
+    begin = ("--epochs", "2", "--stop-after-epochs", "1", "--tag=-x")
+    repository.train(*begin, check=True)
+    done = repository.train("--resume", "latest", "--widths", "32", "64", check=True)
+    assert "warning" not in (done.stdout + done.stderr).lower()
+    assert "identical" in repository.lab("verify", "latest", check=True).stdout
+
+
+@pytest.mark.parametrize("value", ["inf", "nan", "-inf"])
+def test_a_number_that_json_cannot_hold_is_refused(repository, value):
+    path = repository.root / "src" / repository.package / "config.py"
+    mark = "    deterministic: bool"
+    path.write_text(path.read_text().replace(mark, "    clip: float = 5.0\n" + mark, 1))
+    done = repository.train(f"--clip={value}")
+    assert done.returncode == 2
+    assert f"--clip {value} is out of range" in done.stderr
+    assert repository.runs() == []

@@ -95,10 +95,11 @@ def parse_arguments(
         default=default,
     )
     given = vars(parsed.config) | vars(parsed.run)
-    for name, smallest in MINIMUM.items():
-        if given[name] is not None and not smallest <= given[name] < float("inf"):
+    for name, value in given.items():
+        smallest = MINIMUM.get(name, -sys.float_info.max)
+        if isinstance(value, int | float) and not smallest <= value < float("inf"):
             flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {given[name]} is out of range; use {smallest} or more")
+            raise UserError(f"--{flag} {value} is out of range; use {smallest} or more")
     paths = {name: given[name].expanduser().absolute() for name in ("data_dir", "runs_dir")}
     return parsed.config, dataclasses.replace(parsed.run, **paths)
 
@@ -131,7 +132,8 @@ def take_recorded(
     """
     if unknown := recorded.keys() - vars(Config()).keys():
         raise UserError(f"the run has {', '.join(sorted(unknown))}, which Config no longer has")
-    base = Config(**recorded)
+    tuples = {name for name, value in vars(Config()).items() if isinstance(value, tuple)}
+    base = Config(**{k: tuple(v) if k in tuples else v for k, v in recorded.items()})
     config, options = parse_arguments(argv, base, data_dir)
     given = vars(config)
     differing = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -120,6 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     options = vars(_parser().parse_args(argv))
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # tidy up first
     module, function = options.pop("call").split(".")
     try:
         if function != "merge_driver":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -23,10 +24,11 @@ LARGE = 100_000  # bytes; untracked files above this are listed with their hash,
 LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
 NOT_CODE = ":(exclude)reports"  # made from records: in the patch they would nest without end
 ASIDE = (  # of no effect on a number
-    "notebooks", "tests", "docs", "cluster", "src/*/lab/*", "*.md", ".*", "LICENSE", "Dockerfile",
-    "environment*.yml", "*.lock", "conda-lock.yml", "pyproject.toml", "ruff.toml",
+    "notebooks", "tests", "docs", "cluster", "*.md", ".*", "LICENSE", "Dockerfile", "*.log",
+    "*.out", "environment*.yml", "*.lock", "conda-lock.yml", "pyproject.toml", "ruff.toml",
 )  # fmt: skip
-NOT_ASIDE = tuple(f":(exclude){pattern}" for pattern in ASIDE)
+NOT_ASIDE = (":(exclude,glob)src/*/lab/**", *(f":(exclude){pattern}" for pattern in ASIDE))
+BEHIND = "behind a symbolic link"
 INSTALLED = re.compile(r"[/\\](?:site|dist)-packages[/\\]")
 UNOWNED = ("sitecustomize", "usercustomize")  # Python imports them at its start; of no package
 DIFF = (
@@ -39,7 +41,13 @@ DIFF = (
 def tilde(text: object) -> str:
     """Return text or a path with the home folder as `~`: records are shared."""
     home = re.escape(str(Path.home()))
-    return re.sub(rf"{home}(?=$|[/\\:\"'])", "~", str(text)) if len(home) > 3 else str(text)
+    whole = rf"(?<![\w.~-]){home}(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
+    return re.sub(whole, "~", str(text)) if len(home) > 3 else str(text)
+
+
+def untilde(path: str) -> str:
+    """Return what `tilde` made `path` of; a file may be called `~x`."""
+    return f"{Path.home()}{path[1:]}" if path.startswith("~/") else path
 
 
 @contextlib.contextmanager
@@ -59,6 +67,7 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
     if Path(lines[0]).resolve() != root.resolve():
         raise LabError(f"{root} is not the top of a git repository; run `lab setup`")
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as scratch:
+        Path(scratch, ".gitignore").write_text("*\n", "ascii")  # TMPDIR may be in the project
         store = Path(scratch, "objects", "info")
         store.mkdir(parents=True)
         (store / "alternates").write_bytes(os.fsencode(lines[2]) + b"\n")
@@ -112,6 +121,11 @@ def _reason_to_leave_out(root: Path, path: str, untracked: bool, held: int) -> s
     return "may be a secret" if SECRET_TEXT.search(file.read_bytes()) else None
 
 
+def _behind_link(root: Path, path: str) -> bool:
+    """Tell whether a folder on the way to a tracked file is a symbolic link now."""
+    return any((root / folder).is_symlink() for folder in PurePosixPath(path).parents)
+
+
 def _stage(root: Path, base: str, env: dict) -> list[dict]:
     """Bring the temporary index in step with the working tree; return what is left out."""
 
@@ -131,15 +145,21 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
     for path in names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", NOT_CODE):
         if path.endswith("/"):  # a repository within: named as a submodule, by its commit
             continue
-        why = _reason_to_leave_out(root, path, untracked=True, held=held)
+        try:
+            why = _reason_to_leave_out(root, path, untracked=True, held=held)
+            held += 0 if why else Path(root, path).lstat().st_size
+        except FileNotFoundError:  # an editor's scratch file, gone since
+            continue
         if why:
             listed.append(listing(root, path, why))
         else:
             kept.append(path)
-            held += Path(root, path).lstat().st_size
     options = ("--name-only", "--no-renames", "--ignore-submodules=all", "-z")
     changed = names("diff-files", *options, "--", ".", NOT_CODE)
-    update([*changed, *kept], "--add", "--remove", "--replace")
+    behind = {path for path in changed if _behind_link(root, path)}
+    update([*behind], "--force-remove")
+    update([path for path in [*changed, *kept] if path not in behind],
+           "--add", "--remove", "--replace")  # fmt: skip
     for path in kept:  # attributes such as text=auto must not take a new file's \r from it
         file = root / path
         if file.suffix != ".ipynb" and not file.is_symlink() and b"\r\n" in file.read_bytes():
@@ -207,11 +227,11 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     for path in links:
         target = (root / path).resolve()
         if target.is_file() and str(target) not in tracked:
-            listed.append(listing(root, path, "behind a symbolic link"))
+            listed.append(listing(root, path, BEHIND))
         elif target.is_dir() and not target.is_relative_to(root):
             for file in sorted(target.rglob("*.py")):
                 inner = f"{path}/{file.relative_to(target).as_posix()}"
-                listed.append(listing(root, inner, "behind a symbolic link"))
+                listed.append(listing(root, inner, BEHIND))
     within = tuple(str(root / path) + os.sep for path in (*submodules, *links))
     for file in _imported():
         if not file.is_relative_to(root):
@@ -265,6 +285,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
             submodules, read = _surroundings(root, env)
             staged = ("ls-files", "--stage", "-z", "--", ".", NOT_CODE, *NOT_ASIDE)
             sources = git(root, *staged, env=env, text=False).stdout
+            linked = [item for item in read if item["why"] == BEHIND]
+            sources += json.dumps([submodules, linked]).encode() if submodules or linked else b""
             seen = {item["path"] for item in listed}
             described |= {
                 "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),

@@ -40,7 +40,7 @@ def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
     said = read_json(f"{folder}/verification.json") if finished else {}
     fixed = {"run": os.path.basename(folder), "state": state, "path": folder}  # noqa: PTH119
     fixed |= {"verdict": said.get("verdict"), "verified": str(said.get("when") or "")}
-    return {**fixed, **last, **result, **config}
+    return {**fixed, **last, **result, **config, **fixed}  # a field may be called `state`
 
 
 def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def _condition(text: str):
 
     def holds(row: dict[str, Any]) -> bool:
         value, other = row.get(field), wanted
-        if isinstance(value, bool):
+        if isinstance(value, bool | list | dict):
             value = str(value).lower()
             other = wanted.lower()
         elif isinstance(value, int | float):
@@ -110,7 +110,7 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fold those finished `rows` that differ in nothing but the seed; of a seed, the newest counts.
 
-    A group has the config without its seed, the `code`, `seeds`, and of each metric mean and `_sd`.
+    A group has the config without its seed, `code`, `data`, `seeds`, each metric's mean and `_sd`.
     """
     groups: dict[str, tuple[dict[str, Any], dict[Any, dict[str, Any]]]] = {}
     for row in rows:
@@ -119,6 +119,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             seed = config.pop("seed", None)
             code = read_json(f"{row['path']}/code.json").get("sources")
             config["code"] = str(code or "")[:8]
+            config["data"] = str(read_json(f"{row['path']}/data.json").get("fingerprint") or "")[:8]
             groups.setdefault(repr(sorted(config.items())), (config, {}))[1][seed] = row
     folded = []
     for config, members in groups.values():
@@ -182,9 +183,9 @@ def _sides(name: str, one: Any, other: Any) -> str:
     return f"  {name:<24} {_shown(one) or '-':<22} {_shown(other) or '-'}"
 
 
-def _unlike(one: dict[str, Any], other: dict[str, Any], names: Iterable[str]) -> list[str]:
-    """Write those values of both runs that differ, a line each."""
-    pairs = {name: (one.get(name), other.get(name)) for name in names}
+def _unlike(one: dict[str, Any], other: dict[str, Any], names: Iterable[str] = ()) -> list[str]:
+    """Write those values of both runs, or of `names` among them, that differ, a line each."""
+    pairs = {name: (one.get(name), other.get(name)) for name in names or one | other}
     return [_sides(name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]
 
 
@@ -199,8 +200,8 @@ def compare(root: Path, first: str, second: str) -> int:
     one, other = find(root, first), find(root, second)
     changed = environment.differences(one.environment, other.environment)
     sections = {
-        "config": _unlike(one.config, other.config, one.config | other.config),
-        "code": worktree.diff(root, one, other),
+        "config": _unlike(one.config, other.config),
+        "code": worktree.diff(root, one, other) + _unlike(*map(worktree.beyond, (one, other))),
         "environment": [f"  {cause}: {line}" for cause in changed for line in changed[cause]],
         "data": _unlike(one.data, other.data, ("dataset", "fingerprint", "sizes", "class_names")),
     }

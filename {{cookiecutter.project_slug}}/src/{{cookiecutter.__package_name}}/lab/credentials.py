@@ -22,6 +22,8 @@ SECRETS = {
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password": r"://[^\s/:@'\"]+:[^\s/@'\"]+@"
     r"|(?i:(?:api|access)_?key|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][^\"'\s<{(\[]{12,}[\"']"
+    r"|(?m:^\s*(?:export\s+)?(?:[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSW(?:OR)?D)\s*="
+    r"|(?i:password|secret|token|(?:api|access)_?key):)\s*(?=\S*\d)[\w+/=-]{16,}\s*$)"
     r"|(?i:token)[\"']?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit
 }
 SECRET_TEXT = re.compile("|".join(SECRETS.values()).encode())

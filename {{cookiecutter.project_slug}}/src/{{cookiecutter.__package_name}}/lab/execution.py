@@ -28,7 +28,7 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
         return
     if not tagged:
         raise LabError("the notebook has no cell tagged `parameters`; tag the one that sets them")
-    tree = ast.parse("".join(cells[tagged[0]]["source"]))
+    tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", "".join(cells[tagged[0]]["source"])))
     names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
     known = [node.id for node in names if isinstance(node.ctx, ast.Store)]
     lines = []
@@ -122,7 +122,7 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
                 future.result()
             except DeadKernelError:
                 raise CellError(f"{stem.name}: the kernel died (memory?)", _plain(node)) from None
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit):
                 kernel = getattr(client.km.provisioner, "process", None)
                 if kernel:
                     kernel.kill()

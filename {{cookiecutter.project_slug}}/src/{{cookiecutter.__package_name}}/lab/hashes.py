@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
         digest = known.get(key)
         if not isinstance(digest, str):
             digest = fresh[key] = sha256(path)
-        total.update(f"{path.relative_to(folder).as_posix()}\0{digest}\n".encode())
+        total.update(os.fsencode(path.relative_to(folder).as_posix()) + f"\0{digest}\n".encode())
     if fresh:
         write_whole(cache, json.dumps(known | fresh))
     return total.hexdigest()

@@ -74,7 +74,7 @@ def git(
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content`, text as UTF-8, to `path` so that the file is there whole or not at all."""
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .cards import finite, read_json, write_card, write_json  # noqa: F401 (for `lab report`)
-from .code import capture, tilde
+from .code import capture, tilde, untilde
+from .credentials import SECRET_TEXT
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
 from .project import LabError, write_whole
 
@@ -96,7 +97,7 @@ class Record:
 
     def data_folder(self, root: Path) -> Path:
         """Return where the data was, if it is there now; else the `data` folder in `root`."""
-        folder = root / Path(self.data.get("data_dir") or "data").expanduser()
+        folder = root / untilde(self.data.get("data_dir") or "data")
         return folder if folder.exists() else root / "data"
 
     @classmethod
@@ -144,15 +145,17 @@ class Record:
         """
         from . import environment  # `lab runs` reads without it
 
+        if SECRET_TEXT.search(json.dumps(config, default=str).encode()):
+            raise LabError("a value of Config looks like a secret; read it from a file instead")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            if not (runs_dir / ".gitignore").exists():  # one run is no part of another's code
+            if not any(runs_dir.iterdir()):  # one run is no part of another's code
                 write_whole(runs_dir / ".gitignore", "*\n")
         except OSError as error:
             why = f"cannot write to {runs_dir} ({error.strerror}); choose another --runs-dir"
             raise LabError(why) from None
         now = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        kind = f"{config['dataset']}-{config['model']}-s{config['seed']}"
+        kind = f"{config['dataset']}-{config['model']}-s{config['seed']}".replace("/", "_")
         path = runs_dir / f"{now}-{kind}-{secrets.token_hex(2)}"
         described, patch = {"run": path.name, **code[0]}, code[1]
         cache = runs_dir / ".fingerprints.json"
@@ -265,7 +268,7 @@ def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None 
         if not records:
             raise LabError(f"no {state + ' ' if state else ''}run in {runs_dir}; start one first")
         return records[-1]
-    for place in (Path(name), root / name, root / "reports" / name):
+    for place in (Path(name), root / name, runs_dir / name, root / "reports" / name):
         for folder in (place, place / "run"):
             if (folder / "config.json").exists():
                 return Record(folder)

@@ -52,8 +52,8 @@ class Rerun:
             if isinstance(value, bool):
                 command.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                values = value if isinstance(value, list) else [value]
-                command += [f"--{flag}", *map(str, values)]
+                several = isinstance(value, list)
+                command += [f"--{flag}", *map(str, value)] if several else [f"--{flag}={value}"]
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
         folder = str(self.old.data_folder(self.root))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment, worktree
+from .code import untilde
 from .project import LabError, git, package_of, write_whole
 from .records import Record, find
 from .rerun import Rerun, unlike
@@ -184,7 +185,7 @@ def _strays(old: Record, again: Record | None) -> list[str]:
     return [
         f"{item['path']} was imported, and the record does not hold it"
         for item in after
-        if Path(item["path"]).expanduser().is_absolute() and item["path"] not in known
+        if Path(untilde(item["path"])).is_absolute() and item["path"] not in known
     ]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
-from .code import ASIDE, NOT_ASIDE, NOT_CODE, beside, listing, state_of
+from .code import NOT_ASIDE, NOT_CODE, beside, listing, state_of, untilde
 from .hashes import sha256
 from .project import LabError, git
 
@@ -31,7 +29,7 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     recorded = code.get("patch_sha256")
     if recorded and hashlib.sha256(patch).hexdigest() != recorded:
         raise LabError("code.patch was changed after the run; take the original from a backup")
-    quiet = ("-c", f"core.hooksPath={os.devnull}")
+    quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.sparseCheckout=false")
     git(root, *quiet, "worktree", "add", "--quiet", "--detach", str(folder), base)
     if patch.strip():
         apply = ("apply", "--binary", "--whitespace=nowarn", "-")
@@ -42,7 +40,7 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     for module in code.get("submodules", []):
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
-        if not item["path"].startswith(("~", "/")):
+        if not item["path"].startswith(("~/", "/")):
             _restore_listed(root, item, folder)
 
 
@@ -70,12 +68,13 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
             shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
                             dirs_exist_ok=True, symlinks=True)  # fmt: skip
             return
-    archive = here and git(source, "archive", str(module["commit"]), text=False, check=False)
-    if not archive or archive.returncode:
-        wanted = f"{module['path']} at {str(module['commit'])[:12]}"
-        raise LabError(f"submodule {wanted} is not here; git submodule update --init --recursive")
-    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as files:
-        files.extractall(target, filter="data")
+    wanted = (str(module["commit"]), "--", ".")  # by an index of its own, beside the clone's
+    env = {**os.environ, "GIT_INDEX_FILE": f"{target.with_name(target.name)}.index"}
+    target.mkdir(parents=True, exist_ok=True)
+    checkout = (f"--work-tree={target}", "checkout", "--quiet", *wanted)
+    if not here or git(source, *checkout, env=env, check=False).returncode:
+        found = f"{module['path']} at {str(module['commit'])[:12]}"
+        raise LabError(f"submodule {found} is not here; git submodule update --init --recursive")
 
 
 def discard(root: Path, folder: Path) -> None:
@@ -88,7 +87,7 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
     """Say which files in `root`, of which `code` holds the hash alone, are others now."""
     lines = []
     for item in code.get("listed", []):
-        now = listing(root, str(Path(item["path"]).expanduser()), "")["sha256"]
+        now = listing(root, untilde(item["path"]), "")["sha256"]
         if now != item["sha256"]:
             what = "changed since the run" if now else "is not here"
             lines.append(f"{item['path']} ({item['why']}) {what}")
@@ -98,6 +97,13 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
         if module["changes"] not in (None, now):
             lines.append(f"submodule {module['path']} had changes that no commit holds")
     return lines
+
+
+def beyond(record: Any) -> dict[str, str]:
+    """Return what `record` knows by a hash alone: submodules, and files outside its patch."""
+    code = record.code
+    modules = {one["path"]: one["commit"] for one in code.get("submodules", [])}
+    return modules | {one["path"]: one["sha256"] for one in code.get("listed", [])}
 
 
 def diff(root: Path, one: Any, other: Any) -> list[str]:
@@ -120,12 +126,12 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
                     git(root, *apply, env=env, input=patch, text=False)
                 names.append(git(root, "write-tree", env=env).stdout.strip())
             diff = ("diff", "--no-color", "--no-ext-diff", "--find-renames", *names)
-            lines = git(root, *diff, "--", ".", NOT_CODE, *NOT_ASIDE, env=env).stdout.splitlines()
-            aside = git(root, *diff, "--name-only", "--", *ASIDE, NOT_CODE, env=env).stdout.split(
-                "\n"
-            )
-            also = "  changed, too, of no effect on a number: "
-            return lines + ([also + ", ".join(aside[:-1])] if aside[:-1] else [])
+            sources = ("--", ".", NOT_CODE, *NOT_ASIDE)
+            lines = git(root, *diff, *sources, env=env).stdout.splitlines()
+            listed = [git(root, *diff, "--name-only", *which, env=env).stdout.splitlines()
+                      for which in (("--", ".", NOT_CODE), sources)]  # fmt: skip
+            aside = ", ".join(sorted(set(listed[0]) - set(listed[1])))
+            return lines + ([f"  changed, too, of no effect on a number: {aside}"] if aside else [])
     except (LabError, OSError) as error:
         commits = " -> ".join(str(record.code.get("commit"))[:12] for record in (one, other))
         return [f"  commit {commits}, with patches; no diff can be made here ({error})"]
