@@ -248,3 +248,13 @@ def test_a_stream_of_many_images_needs_few_open_files(repository):
     argv = [*FOLDER, "--image-size", "8", "--epochs", "1", "--memory-limit-mb", "0"]
     done = repository.python("-c", code, *argv, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_too_few_images_to_split_are_said(repository):
+    write_folder(repository.root / "data")
+    for folder in (repository.root / "data" / "train").iterdir():
+        for path in sorted(folder.iterdir())[1:]:
+            path.unlink()
+    done = repository.train(*FOLDER, "--batch-size", "1")
+    assert done.returncode == 2
+    assert "too few images" in done.stderr

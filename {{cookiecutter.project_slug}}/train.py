@@ -1,6 +1,6 @@
 """Train a model, and keep the run as a record: `python train.py --help`.
 
-From the shell, from a notebook by `%run ../train.py`, and by torchrun, it is the same path.
+The same code runs from a shell, from a notebook (`%run ../train.py`) and under torchrun.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from {{cookiecutter.__package_name}}.lab.project import LabError
 from {{cookiecutter.__package_name}}.lab.records import Record, capture, find, fingerprint, weights_sha256
 from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
-ORDER, LOOP = 1, 2  # two streams of random numbers from one seed
+DATA, MODEL = 1, 2  # random streams: order and augmentation; what the model draws (dropout)
 
 
 def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
 
 
 def run(argv: list[str]) -> tuple[Record | None, nn.Module]:
-    """Tell one experiment, from its arguments to its result."""
+    """Run one experiment, from its arguments to its result."""
     if configuration.ROOT != ROOT:
         raise UserError(f"the package is not of {ROOT}: restart python, or pip install -e {ROOT}")
     config, options = configuration.parse_arguments(argv)
@@ -74,7 +74,7 @@ def run(argv: list[str]) -> tuple[Record | None, nn.Module]:
             training.go_on(record)
         elif world.rank == 0:
             training.begin(code)
-        world.agree(0)  # while rank 0 hashes the data, a GPU would wait ten minutes at most
+        world.agree(0)  # a barrier: while rank 0 hashes the data, NCCL would wait ten minutes
         if training.fit():
             training.test()
         elif training.record:
@@ -92,19 +92,19 @@ class Progress:
     epoch_seconds: float = 0.0  # of this one, before an interruption
     best_epoch: int = 0
     best_loss: float = float("inf")  # of the validation images
-    limit: float = float("inf")  # above it an epoch counts as worse
+    loss_limit: float = float("inf")  # above it an epoch counts as worse
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Training:
-    """The model, what moves it, and how far it is."""
+    """Model, optimizer, schedule and progress of one run."""
 
     def __init__(
         self, config: Config, options: RunOptions, splits: Splits, world: World, stop: StopSignals
     ):
         self.config, self.options, self.splits = config, options, splits
         self.world, self.stop = world, stop
-        seeding.seed_everything(config.seed)  # reading the data may have drawn
+        seeding.seed_everything(config.seed)  # again: reading the data may have drawn
         model = build_model(config, splits.input_shape, len(splits.class_names))
         self.model = model.to(world.device)
         self.parallel = world.wrap(self.model, splits.input_shape)
@@ -174,10 +174,10 @@ class Training:
         seed, progress, parameters = self.config.seed, self.progress, list(self.model.parameters())
         started = time.perf_counter() - progress.epoch_seconds
         if progress.step == 0:  # else the checkpoint's generators go on
-            own = seeding.derive_seed(seed, LOOP, progress.epoch, self.world.rank)
-            seeding.seed_everything(own)
+            epoch_seed = seeding.derive_seed(seed, MODEL, progress.epoch, self.world.rank)
+            seeding.seed_everything(epoch_seed)
         self.parallel.train()
-        generator = seeding.generator(seed, ORDER, progress.epoch)  # its own: no model moves it
+        generator = seeding.generator(seed, DATA, progress.epoch)  # its own: no model moves it
         for images, labels in self.batches.epoch(generator, progress.step):
             with self.amp:
                 logits = self.parallel(images)
@@ -195,7 +195,7 @@ class Training:
 
         means = self.world.total(self.sums) / (progress.step * self.world.size)
         train_loss, train_accuracy, gradient_norm = means.tolist()
-        validation_loss, validation_accuracy, scores = self.evaluate(self.splits.validation)
+        validation_loss, validation_accuracy, log_probs = self.evaluate(self.splits.validation)
         seconds = time.perf_counter() - started
         progress.epoch += 1
         row = {
@@ -210,15 +210,15 @@ class Training:
         }
         if self.record:
             self.record.append(row)
-            shown = (f"{name} {value:.4g}" for name, value in row.items())
-            bar.write("  ".join(shown).replace("_", " "))
+            bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
         # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
         # images cannot tell apart, the last; few images would often pick an early one by luck.
         if validation_loss < progress.best_loss:
-            losses = -scores.gather(1, self.splits.validation.labels.cpu()[:, None])
+            losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
             standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)
-            progress.best_loss, progress.limit = validation_loss, validation_loss + standard_error
-        if validation_loss <= progress.limit or not progress.best_weights:
+            progress.best_loss = validation_loss
+            progress.loss_limit = validation_loss + standard_error
+        if validation_loss <= progress.loss_limit or not progress.best_weights:  # the first is NaN
             progress.best_epoch, progress.best_weights = progress.epoch, copy_of(self.model)
         progress.step, progress.epoch_seconds = 0, 0.0
         progress.seconds += seconds
@@ -234,27 +234,27 @@ class Training:
             with self.amp:
                 logits = self.model(images)
             parts.append(logits.float().log_softmax(1))
-        scores = torch.zeros(len(split), len(self.splits.class_names))
+        log_probs = torch.zeros(len(split), len(self.splits.class_names))
         for rank, part in enumerate(self.world.gather([part.cpu() for part in parts])):
-            scores[rank :: self.world.size] = torch.cat([*part, scores[:0]])  # there may be none
-        accuracy = (scores.argmax(1) == labels).float().mean()
-        return functional.nll_loss(scores, labels).item(), accuracy.item(), scores
+            log_probs[rank :: self.world.size] = torch.cat([*part, log_probs[:0]])  # perhaps none
+        accuracy = (log_probs.argmax(1) == labels).float().mean()
+        return functional.nll_loss(log_probs, labels).item(), accuracy.item(), log_probs
 
     def save_if_asked(self, started: float) -> None:
         """Save when it is time or a signal came; after a signal, stop."""
         due = self.checkpoints is not None and self.checkpoints.due()  # rank 0's clock
-        # one number for both, on which all ranks agree at the same step
-        asked = self.world.agree(2 * self.stop.received + due)
-        if asked:
+        # both in one number: one exchange makes all ranks decide alike, at the same step
+        signal, due = divmod(self.world.agree(2 * self.stop.received + due), 2)
+        if signal or due:
             self.progress.epoch_seconds = time.perf_counter() - started
             self.save()
-        if asked > 1:
+        if signal:
             if self.record:
                 print(f"stopped by a signal; go on with --resume {self.record.id}")
-            raise SystemExit(128 + asked // 2)
+            raise SystemExit(128 + signal)
 
     def save(self) -> None:
-        """Write a checkpoint: all that is needed to go on to the same bits."""
+        """Write a checkpoint: all that a resumed run needs to end with the same bits."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -267,16 +267,16 @@ class Training:
             self.checkpoints.save(state, best=self.progress.best_weights)
 
     def test(self) -> None:
-        """Judge the best epoch's weights on the test images, once; finish the record."""
+        """Evaluate the best weights on the test images, once; finish the record."""
         last, best = copy_of(self.model), self.progress.best_weights
         self.model.load_state_dict(best)
-        test_loss, test_accuracy, scores = self.evaluate(self.splits.test)
+        test_loss, test_accuracy, log_probs = self.evaluate(self.splits.test)
         self.model.load_state_dict(last)
         if not self.record:
             return
-        labels, (surest, predicted) = self.splits.test.labels.cpu(), scores.max(1)
+        labels, (confidence, predicted) = self.splits.test.labels.cpu(), log_probs.max(1)
         wrong = torch.nonzero(predicted != labels)[:, 0]
-        wrong = wrong[surest[wrong].argsort(descending=True, stable=True)][:16]
+        wrong = wrong[confidence[wrong].argsort(descending=True, stable=True)][:16]
         self.record.finish(
             result={
                 "test_loss": test_loss,
@@ -288,7 +288,7 @@ class Training:
                 "best_weights_sha256": weights_sha256(best),
             },
             labels=labels.numpy(),
-            probabilities=scores.exp().numpy(),
+            probabilities=log_probs.exp().numpy(),
             wrong_index=wrong.numpy(),
             wrong_images=self.splits.test.read(wrong).cpu().numpy(),
             **{f"sample_{name}": values for name, values in self.splits.samples.items()},

@@ -6,7 +6,7 @@ dataset = "digits"
 architecture = "simple_cnn"
 epochs = 30
 seed = 42
-run = None  # lab report --run sets it; section 5 then shows that run and trains none
+run = None  # lab report --run sets it, and shows that run in place of %run below
 
 # %%
 # %load_ext autoreload
@@ -154,7 +154,7 @@ Markdown(f"**{parameters:,}** parameters, for {len(splits.train):,} training ima
 # `train.py` runs here, in a terminal and on a cluster.
 
 # %%
-record = model = None  # `%run` hides a failure, and the last run's would be shown
+record = model = None  # else, when %run fails, the last run's would be shown
 # %run ../train.py {arguments}
 if record is None:
     raise RuntimeError("the training failed; its message stands above")

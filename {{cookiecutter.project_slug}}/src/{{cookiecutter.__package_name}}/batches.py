@@ -15,13 +15,13 @@ from torch.nn import functional
 from .config import Config, UserError
 
 EVALUATION_BATCH = 500  # fixed: another size could give other bits
-TOGETHER = 2**18  # bytes of pixels: smaller batches are made several at a time, which is quicker
+CHUNK = 2**18  # bytes of pixels augmented at a time: quicker than many small batches
 
 
 def draw_changes(count: int, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """Draw from `generator` how `count` images change: int64 of shape (count, 3).
+    """Draw from `generator` how `count` images are augmented: int64 of shape (count, 3).
 
-    A row is the window's row and column, 0 to 2 `shift`, and 1 where `flip` swaps left and right.
+    A row is (top, left, flip): where the crop begins, 0 to 2 `shift`, and 1 if it is mirrored.
     """
     places = torch.randint(0, 2 * shift + 1, (count, 2), generator=generator)
     flips = torch.randint(0, 2, (count, 1), generator=generator) * int(flip)
@@ -31,7 +31,7 @@ def draw_changes(count: int, shift: int, flip: bool, generator: torch.Generator)
 def augment(pixels: Tensor, changes: Tensor, shift: int) -> Tensor:
     """Shift (up to `shift`) and flip `pixels`, uint8 (N, height, width, channels), by `changes`."""
     index = torch.arange(len(pixels), device=pixels.device)
-    return _cut(_windows(pixels, shift), index, changes)
+    return _crop_and_flip(_crops(pixels, shift), index, changes)
 
 
 def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     Tensor
         float32 (N, channels, height, width) in the memory format channels_last.
     """
-    width = pixels.shape[2]  # constants repeated over a row make the inner loop long
+    width = pixels.shape[2]  # repeated over a row: a loop over 1 or 3 channels is slow
     scale, offset = (1 / deviation).repeat(width), (-mean / deviation).repeat(width)
     values = pixels.flatten(2).float().mul_(scale).add_(offset)  # addcmul takes 13 times as long
     return values.view(pixels.shape).permute(0, 3, 1, 2)
@@ -75,7 +75,7 @@ class TrainingBatches:
     Raises
     ------
     UserError
-        If the batch size cannot be had.
+        If the batch size is not possible.
     """
 
     def __init__(self, splits: Any, config: Config, world: Any, workers: int):
@@ -89,9 +89,8 @@ class TrainingBatches:
         self.shift = splits.shift if config.augment else 0
         self.flip = splits.flip and config.augment
         self.statistics = [value.to(world.device) for value in splits.statistics]
-        self.windows = None
-        if self.split.pixels is not None:
-            self.windows = _windows(self.split.pixels, self.shift)
+        pixels = self.split.pixels
+        self.crops = None if pixels is None else _crops(pixels, self.shift)
 
     def __len__(self) -> int:
         return len(self.split) // self.batch_size
@@ -110,20 +109,19 @@ class TrainingBatches:
         mine = slice(self.world.rank, None, self.world.size)
         order = order.view(steps, self.batch_size)[:, mine]
         changes = changes.view(steps, self.batch_size, 3)[:, mine].to(device)
-        if self.windows is None:
-            pages = _read_ahead(self.split, list(order[first_step:]), self.workers, device)
-            for index, change, page in zip(
-                order[first_step:], changes[first_step:], pages, strict=True
-            ):
-                pixels = augment(page, change, self.shift)
-                yield normalise(pixels, *self.statistics), self.split.labels[index.to(device)]
+        if self.crops is None:
+            order, changes = order[first_step:], changes[first_step:]
+            batches = _read_ahead(self.split, list(order), self.workers, device)
+            for index, change, pixels in zip(order, changes, batches, strict=True):
+                images = normalise(augment(pixels, change, self.shift), *self.statistics)
+                yield images, self.split.labels[index.to(device)]
             return
         size = order.shape[1]
-        together = max(1, TOGETHER // (size * self.windows[0, 0, 0].numel()))
+        together = max(1, CHUNK // (size * self.crops[0, 0, 0].numel()))
         for start in range(first_step - first_step % together, steps, together):
             index = order[start : start + together].flatten().to(device)
             change = changes[start : start + together].flatten(0, 1)
-            pixels = _cut(self.windows, index, change, self.flip)
+            pixels = _crop_and_flip(self.crops, index, change, self.flip)
             images, labels = normalise(pixels, *self.statistics), self.split.labels[index]
             parts = zip(images.split(size), labels.split(size), strict=True)
             yield from list(parts)[max(0, first_step - start) :]
@@ -139,26 +137,24 @@ def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Ite
     mine = torch.arange(len(split))[world.rank :: world.size]  # none, where ranks outnumber images
     indices = [index for index in mine.split(EVALUATION_BATCH) if len(index)]
     if split.pixels is None:
-        pages = _read_ahead(split, indices, workers, world.device)
+        batches = _read_ahead(split, indices, workers, world.device)
     else:
-        pages = (split.read(index) for index in indices)
-    for pixels in pages:
+        batches = (split.read(index) for index in indices)
+    for pixels in batches:
         yield normalise(pixels, *statistics)
 
 
-def _windows(pixels: Tensor, shift: int) -> Tensor:
-    """View images in a black border by where a window begins: (N, row, column, h, w, c)."""
+def _crops(pixels: Tensor, shift: int) -> Tensor:
+    """View every crop of the zero-padded images: (N, top, left, height, width, channels)."""
     padded = functional.pad(pixels, (0, 0, shift, shift, shift, shift)).contiguous()
-    places = 2 * shift + 1
-    image, row, column, channel = padded.stride()
-    shape = (len(pixels), places, places, *pixels.shape[1:])
-    return padded.as_strided(shape, (image, row, column, row, column, channel))
+    height, width = pixels.shape[1:3]
+    return padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
 
 
-def _cut(windows: Tensor, index: Tensor, changes: Tensor, flip: bool = True) -> Tensor:
+def _crop_and_flip(crops: Tensor, index: Tensor, changes: Tensor, flip: bool = True) -> Tensor:
     """Take the images at `index`, each at its own place, and with `flip` some of them flipped."""
-    changes = changes.to(windows.device)
-    pixels = windows[index, changes[:, 0], changes[:, 1]]
+    changes = changes.to(crops.device)
+    pixels = crops[index, changes[:, 0], changes[:, 1]]
     if not flip:
         return pixels
     # the same as `where`, in a third of its time: bytes wrap, so that a + (b - a) is b
@@ -167,35 +163,26 @@ def _cut(windows: Tensor, index: Tensor, changes: Tensor, flip: bool = True) -> 
 
 
 class _Files(torch.utils.data.Dataset):
-    """Images that worker processes read; for a damaged one, its error."""
+    """Batches of images that worker processes read; for a damaged image, its error."""
 
     def __init__(self, split: Any):
         self.split = split
 
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, number: int) -> Tensor | UserError:
+    def __getitem__(self, index: list[int]) -> Tensor | UserError:
         try:
-            return self.split.read(torch.tensor([number]))[0]
+            return self.split.read(torch.tensor(index))
         except UserError as error:
             return error
 
 
-def _together(images: list[Tensor | UserError]) -> Tensor | UserError:
-    """Make one tensor of a batch: each that comes from a worker keeps a file open."""
-    errors = [image for image in images if isinstance(image, UserError)]
-    return errors[0] if errors else torch.stack(images)
-
-
 def _end_workers() -> None:
-    """End those that a failed training left: multiprocessing would ask in vain, and wait."""
+    """Kill workers left at exit: multiprocessing would only ask them to end, and wait."""
     for worker in multiprocessing.active_children():
         worker.kill()
 
 
 def _start_workers(loader: torch.utils.data.DataLoader) -> Iterator[Any]:
-    """Leave to the training process what a queue sends to all: it saves, then ends its workers."""
+    """Start workers that ignore the signals that Slurm sends to all: training ends them itself."""
     atexit.unregister(_end_workers)
     atexit.register(_end_workers)
     if not hasattr(signal, "pthread_sigmask"):  # Windows
@@ -215,15 +202,15 @@ def _read_ahead(
     """Read batches of files; the number of workers changes the speed alone."""
     loader = torch.utils.data.DataLoader(
         _Files(split.to(torch.device("cpu"))),  # where workers are spawned, it is pickled
-        batch_sampler=[index.tolist() for index in indices],
+        batch_size=None,  # an item is a batch: each tensor from a worker keeps a file open
+        sampler=[index.tolist() for index in indices],
         num_workers=workers,
-        collate_fn=_together,
         generator=torch.Generator(),  # making a loader must not move the global one
     )
     for pixels in _start_workers(loader):
         if isinstance(pixels, UserError):
             raise pixels
-        if device.type == "cuda":  # other devices would read memory that is given back already
+        if device.type == "cuda":  # else the source may be freed before it is copied
             yield pixels.pin_memory().to(device, non_blocking=True)
         else:
             yield pixels.to(device)

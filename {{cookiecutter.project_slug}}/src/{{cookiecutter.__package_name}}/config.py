@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +12,7 @@ import tyro
 ROOT = Path(__file__).resolve().parents[2]  # notebooks run elsewhere, so never the working folder
 MINIMUM = {"epochs": 1, "batch_size": 1, "threads": 1, "image_size": 8, "workers": 0,
            "stop_after_epochs": 1, "checkpoint_minutes": 0, "learning_rate": 1e-12,
-           "weight_decay": 0, "seed": 0, "split_seed": 0}  # fmt: skip
+           "weight_decay": 0, "seed": 0, "split_seed": 0, "memory_limit_mb": 0}  # fmt: skip
 
 
 class UserError(Exception):
@@ -22,7 +21,7 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """What changes numbers. A new hyperparameter is one line here."""
+    """Settings that change results. A new hyperparameter is one line here."""
 
     dataset: str = "digits"  # a key of DATASETS (data.py): digits, cifar10, fashion_mnist, folder
     model: str = "simple_cnn"  # a key of MODELS (models.py): simple_cnn, resnet18
@@ -32,7 +31,7 @@ class Config:
     weight_decay: float = 0.01
     augment: bool = True  # random shifts, and flips where they keep the meaning
     seed: int = 42  # seeds weights, batch order and augmentation
-    split_seed: int = 0  # of the cut into training, validation and, where none comes along, test
+    split_seed: int = 0  # of the split into training, validation and, if none comes along, test
     image_size: int = 64  # folder: images are scaled and cropped to this square
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     amp: Literal["none", "bf16"] = "none"  # automatic mixed precision
@@ -42,7 +41,7 @@ class Config:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What changes no number."""
+    """Settings that do not."""
 
     data_dir: Path = ROOT / "data"  # for folder: the one that holds train/<class>/*.png
     runs_dir: Path = ROOT / "runs"
@@ -55,6 +54,8 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class _Arguments:
+    """Train a model, and keep the run as a record."""
+
     config: tyro.conf.OmitArgPrefixes[Config] = field(default_factory=Config)
     run: tyro.conf.OmitArgPrefixes[RunOptions] = field(default_factory=RunOptions)
 
@@ -69,9 +70,9 @@ def parse_arguments(
     argv : list of str, optional
         By default the arguments of the process.
     base : Config, optional
-        The values of flags that are not given.
+        Defaults of the flags.
     data_dir : Path, optional
-        That of `--data-dir`, where it is not given.
+        Default of `--data-dir`.
 
     Returns
     -------
@@ -85,21 +86,15 @@ def parse_arguments(
     UserError
         If a number is out of range. (A wrong flag ends the process with exit code 2.)
     """
-    arguments = sys.argv[1:] if argv is None else [str(part) for part in argv]
     default = _Arguments(base or Config(), RunOptions(data_dir=data_dir))
-    parsed = tyro.cli(
-        _Arguments,
-        prog="train.py",
-        description="Train a model, and keep the run as a record.",
-        args=arguments,
-        default=default,
-    )
+    parsed = tyro.cli(_Arguments, prog="train.py", args=argv, default=default)
     given = vars(parsed.config) | vars(parsed.run)
     for name, value in given.items():
-        smallest = MINIMUM.get(name, -sys.float_info.max)
+        smallest = MINIMUM.get(name, -1e308)  # JSON has no infinity
         if isinstance(value, int | float) and not smallest <= value < float("inf"):
-            flag = name.replace("_", "-")
-            raise UserError(f"--{flag} {value} is out of range; use {smallest} or more")
+            flag, use = name.replace("_", "-"), f"{smallest} or more"
+            use = use if name in MINIMUM else "a finite number"
+            raise UserError(f"--{flag} {value} is out of range; use {use}")
     paths = {name: given[name].expanduser().absolute() for name in ("data_dir", "runs_dir")}
     return parsed.config, dataclasses.replace(parsed.run, **paths)
 
@@ -107,7 +102,7 @@ def parse_arguments(
 def take_recorded(
     argv: list[str] | None, recorded: dict[str, Any], data_dir: Path
 ) -> tuple[Config, RunOptions]:
-    """Take the values of a run that goes on or is shown, and refuse flags that differ from them.
+    """Use the recorded values of a run that is resumed or shown; refuse flags that differ.
 
     Parameters
     ----------
@@ -139,7 +134,7 @@ def take_recorded(
     differing = [
         f"--{name.replace('_', '-')} {given[name]} (recorded: {value})"
         for name, value in vars(base).items()
-        if given[name] != value and (name, given[name]) != ("device", "auto")
+        if given[name] != value and (name, given[name]) != ("device", "auto")  # whatever it was
     ]
     if differing:
         raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from .batches import augment, draw_changes, normalise
 from .config import Config, RunOptions, UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
-ARRAYS = {"numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
+PICKLE_ALLOWED = {"numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 STATISTICS_IMAGES = 10_000  # enough for mean and deviation, and a bounded wait on a large folder
 
 
@@ -55,13 +55,16 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set, cut into what training, choosing and the last judgement may see."""
+    """A data set, split into what training, model selection and the final test may see.
+
+    `data` and `samples` are called as in `Record`: the figures take either.
+    """
 
     train: Split
     validation: Split | None  # None: `load_splits` cuts it from train
     test: Split | None
     class_names: list[str]
-    files: list[Path]  # what the fingerprint is taken of
+    files: list[Path]  # what is fingerprinted
     folder: Path  # that the files' names are relative to
     shift: int = 0  # augmentation: pixels in each direction
     flip: bool = False  # augmentation: left and right mean the same
@@ -86,8 +89,8 @@ class Splits:
         counts = torch.zeros(self.input_shape[0], 256, dtype=torch.float64)
         step = max(1, len(self.train) // STATISTICS_IMAGES)
         for index in torch.arange(0, len(self.train), step).split(500):
-            for count, values in zip(counts, self.train.read(index).cpu().unbind(-1), strict=True):
-                count += torch.bincount(values.flatten(), minlength=256)  # exact in any order
+            for channel, values in enumerate(self.train.read(index).cpu().unbind(-1)):
+                counts[channel] += torch.bincount(values.flatten(), minlength=256)  # exact counts
         share = counts / counts.sum(1, keepdim=True)
         values = torch.arange(256, dtype=torch.float64)
         mean = share @ values
@@ -97,14 +100,13 @@ class Splits:
     @property
     def data(self) -> dict[str, Any]:
         """What a run's `data.json` says of the splits."""
-        counts = {
-            name: torch.bincount(split.labels.cpu(), minlength=len(self.class_names)).tolist()
-            for name, split in self._parts()
-        }
         return {
             "sizes": {name: len(split) for name, split in self._parts()},
             "class_names": self.class_names,
-            "class_counts": counts,
+            "class_counts": {
+                name: torch.bincount(split.labels.cpu(), minlength=len(self.class_names)).tolist()
+                for name, split in self._parts()
+            },
             "input_shape": list(self.input_shape),
         }
 
@@ -113,8 +115,7 @@ class Splits:
         """The first 16 training images, (16, height, width, channels), and their labels, (16,)."""
         index = torch.arange(min(16, len(self.train)))
         pixels = self.train.read(index)
-        generator = torch.Generator().manual_seed(0)
-        changes = draw_changes(len(index), self.shift, self.flip, generator)
+        changes = draw_changes(len(index), self.shift, self.flip, torch.Generator().manual_seed(0))
         statistics = [value.to(pixels.device) for value in self.statistics]
         samples = {
             "images": pixels,
@@ -164,9 +165,9 @@ def fashion_mnist(config: Config, options: RunOptions) -> Splits:
 
 
 def folder(config: Config, options: RunOptions) -> Splits:
-    """Your images: `--data-dir DIR`, in it train/<class>/*.png or jpg; UserError if not."""
+    """Your images: `--data-dir DIR`, in it train/<class>/*.png or jpg; else UserError."""
     top = options.data_dir
-    images = {part: _list_images(top / part) for part in ("train", "val", "test")}
+    images = {part: list(_find_images(top / part)) for part in ("train", "val", "test")}
     names = sorted({name for name, _ in images["train"]})
     if len(names) < 2:
         found = f"{top / 'train'} has images of {names or 'no class'}"
@@ -180,9 +181,11 @@ def folder(config: Config, options: RunOptions) -> Splits:
         splits[part] = Split(labels, None, paths, config.image_size) if paths else None
     files = [path for split in splits.values() if split for path in split.paths]
     shift = config.image_size // 16
-    held = config.image_size**2 + (config.image_size + 2 * shift) ** 2  # and in their border
+    held = (
+        config.image_size**2 + (config.image_size + 2 * shift) ** 2
+    )  # as bytes of a channel, and the padded copy
     if len(files) * held * 3 <= options.memory_limit_mb * 2**20:
-        splits = {part: split and _into_memory(split) for part, split in splits.items()}
+        splits = {part: _into_memory(split) if split else None for part, split in splits.items()}
     return Splits(*splits.values(), names, files, top, shift=shift, flip=True)
 
 
@@ -215,27 +218,26 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
         If there is no such data set, or its files are missing or damaged.
     """
     if config.dataset not in DATASETS:
-        choices = ", ".join(sorted(DATASETS))
-        raise UserError(f"unknown data set {config.dataset!r}; choose from {choices}")
+        raise UserError(f"unknown data set {config.dataset!r}; choose from {', '.join(DATASETS)}")
     splits = DATASETS[config.dataset](config, options)
-    generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # not the weights'
+    generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # apart from the weights'
     for name, share in (("test", 0.2), ("validation", 0.1)):
         if getattr(splits, name) is None:
             order = torch.randperm(len(splits.train), generator=generator)
             size = max(1, round(share * len(order)))
             cut, rest = (splits.train.select(part) for part in (order[:size], order[size:]))
             splits = replace(splits, train=rest, **{name: cut})
+    if not len(splits.train):
+        raise UserError(f"{config.dataset} has too few images to be split; add some, or make val/")
     return splits
 
 
-def _list_images(folder: Path) -> list[tuple[str, Path]]:
-    """List the class and the file of each image, less what is hidden, as macOS's ._1.png."""
-    found = []
+def _find_images(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the class and the file of each image, but no hidden ones, such as macOS's ._1.png."""
     for path in sorted(folder.glob("*/**/*")):
         parts = path.relative_to(folder).parts
         if path.suffix.lower() in IMAGE_SUFFIXES and not any(part[0] == "." for part in parts):
-            found.append((parts[0], path))
-    return found
+            yield parts[0], path
 
 
 def _read_image(path: Path, size: int) -> Tensor:
@@ -273,7 +275,7 @@ class _ArraysOnly(pickle.Unpickler):
     """Reads CIFAR's pickles, and runs nothing else that a pickle may name."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if f"{module.partition('.')[0]}.{name}" in ARRAYS:
+        if f"{module.partition('.')[0]}.{name}" in PICKLE_ALLOWED:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it names {module}.{name}")
 

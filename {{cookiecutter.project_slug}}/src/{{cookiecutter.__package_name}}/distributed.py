@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 from .config import UserError
 
-PATIENCE = timedelta(days=1)  # while rank 0 downloads or hashes; torchrun notices the dead
+TIMEOUT = timedelta(days=1)  # while rank 0 downloads or hashes; torchrun notices the dead
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class World:
         if self.device.type == "cuda":  # SyncBatchNorm cannot be on a CPU
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         parallel = nn.parallel.DistributedDataParallel(model)
-        # After its first step it adds gradients up in another order, with other bits: let no run
-        # begin, or go on, with that step.
+        # DDP regroups gradients after its first step, and then sums in another order: spend that
+        # step here, so that fresh and resumed runs give the same bits.
         before = {name: value.clone() for name, value in model.state_dict().items()}
         parallel(torch.zeros(2, *input_shape, device=self.device)).sum().backward()
         model.load_state_dict(before)
@@ -75,8 +75,9 @@ class World:
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give the `model` of every process rank 0's buffers: batch norm's running statistics."""
-        for buffer in model.buffers() if self.size > 1 else ():
-            distributed.broadcast(buffer, src=0)
+        if self.size > 1:
+            for buffer in model.buffers():
+                distributed.broadcast(buffer, src=0)
 
 
 def join_world(device: str) -> World:
@@ -97,10 +98,10 @@ def join_world(device: str) -> World:
     UserError
         If PyTorch has no such device here.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        device = next((name for name, usable in there.items() if usable), "cpu")
-    if not there.get(device, True):
+        device = next(name for name in has if has[name])
+    if not has[device]:
         raise UserError(f"--device {device}: PyTorch finds none here; `lab doctor` says why")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(device)
@@ -112,5 +113,5 @@ def join_world(device: str) -> World:
     if not distributed.is_initialized():
         distributed.init_process_group("nccl" if device == "cuda" else "gloo")
         atexit.register(distributed.destroy_process_group)
-    control = distributed.new_group(backend="gloo", timeout=PATIENCE)
+    control = distributed.new_group(backend="gloo", timeout=TIMEOUT)
     return World(distributed.get_rank(), size, place, control)

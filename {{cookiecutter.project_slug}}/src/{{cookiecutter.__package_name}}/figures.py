@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import cycle, product
 from typing import Any
 
-import matplotlib as mpl
-import matplotlib.style
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
@@ -24,12 +24,7 @@ from .lab.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MANY = 30  # with more classes than this, not all are named and counted in a picture
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-}
+RC = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
 
 class Chart(Figure):
@@ -39,30 +34,23 @@ class Chart(Figure):
 
     def _repr_mimebundle_(self, include=None, exclude=None):  # noqa: ARG002 (Jupyter passes them)
         """Give Jupyter the picture, and `lab report` what to write beside it."""
-        picture = io.BytesIO()
-        self.savefig(picture, format="png", metadata={"Software": None})  # equal data, equal bytes
-        data = {"image/png": base64.b64encode(picture.getvalue()).decode()}
-        words = {"alt": self.title, "caption": self.caption}
-        return {**data, "text/plain": self.title}, {"image/png": words}
+        png = io.BytesIO()
+        self.savefig(png, format="png", metadata={"Software": None})  # equal data, equal bytes
+        data = {"image/png": base64.b64encode(png.getvalue()).decode(), "text/plain": self.title}
+        return data, {"image/png": {"alt": self.title, "caption": self.caption}}
 
 
-def _chart(title: str, caption: str, rows=1, columns=1, height=2.7):
+def _chart(title: str, caption: str, panels=(1, 1), height=2.7):
     """Start a chart of `height` inches; return it with its axes, always in two dimensions."""
-    with mpl.style.context(["default", STYLE]):  # whatever the user's own settings are
+    with style.context(["default", RC]):  # whatever the user's own settings are
         chart = Chart(figsize=(6.3, height), dpi=180, layout="constrained")
         chart.title, chart.caption = title, caption
         chart.suptitle(title, x=0.01, ha="left", fontsize=12)
-        return chart, chart.subplots(rows, columns, squeeze=False)
-
-
-def _line(index: int) -> dict[str, str]:
-    """Return the colour and the style of line number `index`."""
-    row = index // len(COLOURS)
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": DASHES[row % len(DASHES)]}
+        return chart, chart.subplots(*panels, squeeze=False)
 
 
 def _name_ticks(axis, names: list) -> None:
-    """Write class names along an axis, every so manyth where they would not fit."""
+    """Write class names along an axis, every n-th where not all fit."""
     step = -(-len(names) // MANY)
     long = max(len(str(name)) for name in names) * len(names) / step > 60
     axis.set_ticks(range(0, len(names), step), names[::step])
@@ -107,7 +95,8 @@ def samples(source: Any, columns: int = 10) -> Chart:
         "What is stored, and what the model sees",
         f"{columns} training samples: as stored; augmented, one random draw of many; normalised, "
         f"to values between {low:.1f} and {high:.1f}.",
-        *(3, columns, 2.6),
+        panels=(3, columns),
+        height=2.6,
     )
     for row, kind in enumerate(("images", "augmented", "normalised")):
         bounds = (low, high) if kind == "normalised" else (0, 255)
@@ -121,12 +110,12 @@ def samples(source: Any, columns: int = 10) -> Chart:
 def learning_curves(record: Record) -> Chart:
     """Draw loss, accuracy and learning rate of each epoch, with the chosen one marked."""
     lines, best = record.metrics, record.result["best_epoch"]
-    found = {line["epoch"]: line["validation_accuracy"] for line in lines}[best]
+    found = lines[best - 1]["validation_accuracy"]
     chart, [axes] = _chart(
         f"Epoch {best} of {len(lines)} is chosen: {found:.2%} of the validation images are right",
         f"The dotted line marks epoch {best}, the last whose validation loss is within one "
         "standard error of the lowest: its weights are the ones tested.",
-        columns=3,
+        panels=(1, 3),
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
         for index, split in enumerate([""] if name == "learning_rate" else ["train", "validation"]):
@@ -196,13 +185,14 @@ def roc_curves(record: Record) -> Chart:
         f"The lowest AUC of a class is {areas[worst[0]]:.4f}",
         f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
         "On the right the upper left corner, enlarged.",
-        *(1, 2, 3.4),
+        panels=(1, 2),
+        height=3.4,
     )
     for panel in axes:
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
-        for place, index in enumerate(tested):
+        for index, (dash, colour) in zip(tested, cycle(product(DASHES, COLOURS)), strict=False):
             label = f"{names[index]}: {areas[index]:.4f}" if index in worst else None
-            panel.plot(*curves[index], label=label, **_line(place))
+            panel.plot(*curves[index], label=label, color=colour, linestyle=dash)
         panel.plot(*micro, color="0.4", linewidth=4, alpha=0.4, label="micro average")
         panel.set(xlabel="false positive rate", ylabel="true positive rate")
     axes[0].legend(title="class: AUC", loc="lower right", fontsize=8)
@@ -218,13 +208,13 @@ def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     chart, axes = _chart(
         "The mistakes of which the model is surest" if len(wrong) else "There are no mistakes",
         "Wrongly classified test images, with the probability that the model gave to its answer.",
-        *(rows, columns, 0.4 + 1.3 * rows if len(wrong) else 0.4),
+        panels=(rows, columns),
+        height=0.4 + 1.3 * rows if len(wrong) else 0.4,
     )
-    for place, panel in enumerate(axes.flat):
-        if place >= len(wrong):
-            panel.set_axis_off()
-            continue
-        scores, image = found["probabilities"][wrong[place]], found["wrong_images"][place]
-        true, said = names[found["labels"][wrong[place]]], names[scores.argmax()]
+    for panel in axes.flat[len(wrong) :]:
+        panel.set_axis_off()
+    for index, image, panel in zip(wrong, found["wrong_images"], axes.flat, strict=False):
+        scores, true = found["probabilities"][index], names[found["labels"][index]]
+        said = names[scores.argmax()]
         _draw(panel, image, 0, 255, f"true {true}, said {said}\n({scores.max():.0%})")
     return chart

@@ -14,7 +14,7 @@ def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) 
     """Two blocks of convolution, batch norm, pooling and ReLU, then one linear layer.
 
     From images of `input_shape`, (channels, height, width), to the logits of so many `classes`; it
-    reads nothing of `config`.
+    ignores `config`.
     Pooling before ReLU computes the same as after it, on a quarter of the values. The head sees
     every position: digits need more than what is the same wherever it stands.
     """
@@ -36,7 +36,7 @@ def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) 
 def resnet18(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """ResNet-18 for a small `input_shape`, (channels, height, width), and so many `classes`.
 
-    It reads nothing of `config`. A 3x3 first layer and no first pooling (He et al. 2016, 4.2).
+    It ignores `config`. A 3x3 first layer and no first pooling (He et al. 2016, 4.2).
     """
     import torchvision  # 1.5 s that simple_cnn need not wait for
 
@@ -80,5 +80,5 @@ def build_model(config: Config, input_shape: tuple[int, int, int], classes: int)
 
 
 def copy_of(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the weights of `model` as they are now, each of its own shape."""
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    """Return a copy of the weights of `model`, each of its own shape."""
+    return {name: value.clone() for name, value in model.state_dict().items()}

@@ -45,12 +45,11 @@ def make_repeatable(deterministic: bool, threads: int) -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Take the states of all global generators, and of the `device`'s: tensors, lists, numbers."""
-    version, internal, gauss = random.getstate()
+    """Take the states of all global generators, and of the `device`'s, as a checkpoint holds."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
+        "python": random.getstate(),
+        "numpy": [kind, keys.tolist(), *rest],
         "torch": torch.get_rng_state(),
         "device": None if device.type == "cpu" else getattr(torch, device.type).get_rng_state(),
     }
@@ -58,10 +57,8 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
     """Put back the `states` that `generator_states` took, perhaps of another GPU than `device`."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
     if states["device"] is not None:
         getattr(torch, device.type).set_rng_state(states["device"])

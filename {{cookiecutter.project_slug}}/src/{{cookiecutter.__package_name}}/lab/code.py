@@ -18,7 +18,7 @@ from typing import Any
 
 from .credentials import SECRET_NAMES, SECRET_TEXT
 from .hashes import sha256
-from .project import LabError, git
+from .project import LabError, git, tilde
 
 LARGE = 100_000  # bytes; untracked files above this are listed with their hash, not copied
 LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
@@ -36,18 +36,6 @@ DIFF = (
     "--diff-algorithm=myers", "--find-renames", "--ignore-submodules=all", "--src-prefix=a/",
     "--dst-prefix=b/", "--unified=3", "--inter-hunk-context=0",
 )  # fmt: skip
-
-
-def tilde(text: object) -> str:
-    """Return text or a path with the home folder as `~`: records are shared."""
-    home = re.escape(str(Path.home()))
-    whole = rf"(?<![\w.~-]){home}(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
-    return re.sub(whole, "~", str(text)) if len(home) > 3 else str(text)
-
-
-def untilde(path: str) -> str:
-    """Return what `tilde` made `path` of; a file may be called `~x`."""
-    return f"{Path.home()}{path[1:]}" if path.startswith("~/") else path
 
 
 @contextlib.contextmanager

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .code import tilde
 from .packages import canonical, damaged, edited, packages  # noqa: F401 (what others ask for)
-from .project import call
+from .project import call, tilde
 
 VARIABLES = (  # what changes numbers, or the order and the text of things; none holds a secret
     "OMP_NUM_THREADS", "OMP_DYNAMIC", "OMP_SCHEDULE", "OMP_WAIT_POLICY", "OMP_PROC_BIND",

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .cards import read_json
-from .code import tilde
 from .hashes import sha256
+from .project import tilde
 
 GENERATED = (  # after the hashes were taken
     ".pyc", "-info/INSTALLER", "-info/REQUESTED", "-info/direct_url.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,18 @@ def git(
         error = done.stderr if text else done.stderr.decode("utf-8", "replace")
         raise LabError(f"git {' '.join(arguments[:2])} failed: {' '.join(error.split())}")
     return done
+
+
+def tilde(text: object) -> str:
+    """Return text or a path with the home folder as `~`: records are shared."""
+    home = re.escape(str(Path.home()))
+    whole = rf"(?<![\w.~-]){home}(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
+    return re.sub(whole, "~", str(text)) if len(home) > 3 else str(text)
+
+
+def untilde(path: str) -> str:
+    """Return what `tilde` made `path` of; a file may be called `~x`."""
+    return f"{Path.home()}{path[1:]}" if path.startswith("~/") else path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from .cards import finite, read_json, write_card, write_json  # noqa: F401 (for `lab report`)
-from .code import capture, tilde, untilde
+from .code import capture
 from .credentials import SECRET_TEXT
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
-from .project import LabError, write_whole
+from .project import LabError, tilde, untilde, write_whole
 
 
 class Record:

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment
-from .code import tilde
-from .project import LabError, project_env
+from .project import LabError, project_env, tilde
 from .records import Record, all_records
 
 IGNORED = ("seconds",)  # takes as long as it takes

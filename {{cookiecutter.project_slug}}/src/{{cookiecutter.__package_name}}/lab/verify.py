@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment, worktree
-from .code import untilde
-from .project import LabError, git, package_of, write_whole
+from .project import LabError, git, package_of, untilde, write_whole
 from .records import Record, find
 from .rerun import Rerun, unlike
 

@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from .code import NOT_ASIDE, NOT_CODE, beside, listing, state_of, untilde
+from .code import NOT_ASIDE, NOT_CODE, beside, listing, state_of
 from .hashes import sha256
-from .project import LabError, git
+from .project import LabError, git, untilde
 
 
 def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
