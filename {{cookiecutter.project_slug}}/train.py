@@ -139,7 +139,7 @@ class Training:
     def go_on(self, record: Record) -> None:
         """Take up an unfinished run where its last checkpoint left it."""
         if (size := record.environment.get("world_size", 1)) != self.world.size:
-            raise UserError(f"{record.id} was begun by {size} processes; go on with as many")
+            raise UserError(f"{record.id} was begun by {size} processes; give torchrun as many")
         if self.world.rank == 0:
             cache, folder = record.path.parent / ".fingerprints.json", self.splits.folder
             if fingerprint(self.splits.files, folder, cache) != record.data.get("fingerprint"):

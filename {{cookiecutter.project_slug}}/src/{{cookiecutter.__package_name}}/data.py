@@ -170,7 +170,7 @@ def folder(config: Config, options: RunOptions) -> Splits:
     images = {part: list(_find_images(top / part)) for part in ("train", "val", "test")}
     names = sorted({name for name, _ in images["train"]})
     if len(names) < 2:
-        found = f"{top / 'train'} has images of {names or 'no class'}"
+        found = f"{top / 'train'} has images of {names or 'no class'}, or is not there"
         raise UserError(f"{found}; put those of two or more at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
     for part, found in images.items():

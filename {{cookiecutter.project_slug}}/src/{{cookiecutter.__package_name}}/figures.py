@@ -14,7 +14,7 @@ from itertools import cycle, product
 from typing import Any
 
 import numpy as np
-from matplotlib import style
+from matplotlib import font_manager, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn import metrics
@@ -24,6 +24,8 @@ from .lab.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MANY = 30  # with more classes than this, not all are named and counted in a picture
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "SimHei",
+         "Microsoft YaHei", "Heiti TC", "Arial Unicode MS")  # fmt: skip
 RC = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
 
@@ -42,7 +44,9 @@ class Chart(Figure):
 
 def _chart(title: str, caption: str, panels=(1, 1), height=2.7):
     """Start a chart of `height` inches; return it with its axes, always in two dimensions."""
-    with style.context(["default", RC]):  # whatever the user's own settings are
+    here = [name for name in FONTS if name in font_manager.get_font_names()]
+    # whatever the user's own settings are
+    with style.context(["default", {**RC, "font.family": here}]):
         chart = Chart(figsize=(6.3, height), dpi=180, layout="constrained")
         chart.title, chart.caption = title, caption
         chart.suptitle(title, x=0.01, ha="left", fontsize=12)
@@ -207,7 +211,9 @@ def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     rows = max(-(-len(wrong) // columns), 1)
     chart, axes = _chart(
         "The mistakes of which the model is surest" if len(wrong) else "There are no mistakes",
-        "Wrongly classified test images, with the probability that the model gave to its answer.",
+        "Wrongly classified test images, with the probability that the model gave to its answer."
+        if len(wrong)
+        else "All test images are classified correctly.",
         panels=(rows, columns),
         height=0.4 + 1.3 * rows if len(wrong) else 0.4,
     )

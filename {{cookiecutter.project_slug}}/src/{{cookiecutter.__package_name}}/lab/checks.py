@@ -9,7 +9,7 @@ from pathlib import Path
 from . import pairs
 from .credentials import SECRETS
 from .notebooks import Cell, digest, plainly_in_step, read_cells
-from .percent import in_step
+from .percent import has_markers, in_step
 from .project import LabError, git
 from .records import Record
 from .results import readme_findings
@@ -59,7 +59,7 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
         print(f"{path}:{line}: {text}")
     warnings = sum(not finding[3] for finding in found)
     if warnings and not strict:
-        print(f"{warnings} warnings do not stop a commit (--strict counts them)")
+        print(f"warnings ({warnings}) do not stop a commit; --strict counts them")
     return int(len(found) > (0 if strict else warnings))
 
 
@@ -71,7 +71,10 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     """
     text = pairs.read_half(pairs.half(stem, ".py"))
     if text is None:
-        yield 1, "this half is missing; lab sync writes it", True
+        yield 1, "this half is missing; lab sync writes it, or says what to type", True
+        return
+    if has_markers(text):
+        yield text[: text.find("<<<<<<<")].count("\n") + 1, "conflict markers; resolve them", True
         return
     cells = read_cells(text)
     yield from _sections(cells)
@@ -168,7 +171,7 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
         yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
     elif f"**Verified** {verdict}" not in text:
-        yield 1, f"its report is stale: it was verified since; lab report {name}", False
+        yield 1, "its report is stale: it was verified since; lab report --readme", False
 
 
 def _in_step(other: Path, text: str, cells: list[Cell]) -> bool:

@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     runs = command("runs", "list the runs")
     runs.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
     runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
-                      help="only these, e.g. model=simple_cnn or test_accuracy>=0.99")  # fmt: skip
+                      help="only these, e.g. test_accuracy>=0.99; may be repeated")  # fmt: skip
     runs.add_argument(
         "--sort", metavar="FIELD", help="config field or metric; --sort=-FIELD reverses it"
     )
@@ -89,7 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
-    verify.add_argument("--restore", type=Path, metavar="ENV_DIR", help="rebuild the environment")
+    verify.add_argument(
+        "--restore",
+        type=Path,
+        metavar="ENV_DIR",
+        help="make the recorded environment there, and run in it",
+    )
 
     logbook = command("logbook", "one page of all runs, to open in a browser")
     logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")

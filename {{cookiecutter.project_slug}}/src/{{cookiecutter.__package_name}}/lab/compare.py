@@ -180,7 +180,7 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
 
 def _sides(name: str, one: Any, other: Any) -> str:
     """Write a value of both runs in a line."""
-    return f"  {name:<24} {_shown(one) or '-':<22} {_shown(other) or '-'}"
+    return f"  {name:<24} {_shown(one) or '-':<44} {_shown(other) or '-'}"
 
 
 def _unlike(one: dict[str, Any], other: dict[str, Any], names: Iterable[str] = ()) -> list[str]:

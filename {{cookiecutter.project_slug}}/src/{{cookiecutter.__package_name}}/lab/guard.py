@@ -100,7 +100,7 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
         if data is None or text is None:
             gone, there = (notebook, script) if data is None else (script, notebook)
             if gone in before:
-                remedy = f'git rm or git mv "{there}", too; or: git restore -SW "{gone}"'
+                remedy = f'git rm "{there}", or git mv it, too; or: git restore -SW "{gone}"'
                 yield Finding(gone, f"was deleted or renamed without {there}", remedy, False)
             else:
                 remedy = f'lab sync; git add "{gone}" "{there}"'
@@ -114,7 +114,12 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
                 remedy = f'lab sync; git add "{script}" "{notebook}"'
                 yield Finding(notebook, "and its .py do not say the same", remedy)
         except (LabError, UnicodeDecodeError) as error:
-            yield Finding(notebook, f"cannot be compared: {error}", "mend that", False)
+            yield Finding(
+                notebook,
+                f"cannot be compared: {error}",
+                "reword it; lab sync; git add both halves",
+                False,
+            )
 
 
 def _stems(paths) -> set[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 
+from .packages import packages
 from .project import LabError, call, write_whole
 
 PLATFORMS = ("linux-64", "osx-arm64", "win-64")
@@ -91,7 +92,12 @@ def _run(folder: Path, *command: str | Path) -> None:
 
 
 def _lock_pip(root: Path, folder: Path) -> None:
-    """Resolve for every platform, from the index's metadata: no package is downloaded."""
+    """Resolve for every platform, from the index's metadata: no package is downloaded.
+
+    What is installed is preferred, where it is allowed: it is what the results were made with.
+    """
+    pins = (f"{one['name']}=={one['version'].partition('+')[0]}\n" for one in packages())
+    (folder / "requirements.lock").write_text("".join(pins), encoding="utf-8")
     least = re.search(r"\d[\d.]*", asked(root, "pyproject.toml").get("requires-python", "3.11"))
     python = ("--python", sys.executable, "--python-version", least[0])
     _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())

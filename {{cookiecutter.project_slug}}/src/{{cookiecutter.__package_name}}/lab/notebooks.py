@@ -81,7 +81,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
     folder = root / "notebooks"
     folder.mkdir(exist_ok=True)
-    taken = {path.stem for path in folder.iterdir()}
+    taken = {path.stem for path in folder.rglob("*")}
     name = _file_name(title)
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):

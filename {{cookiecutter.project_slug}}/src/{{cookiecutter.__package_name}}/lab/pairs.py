@@ -70,12 +70,16 @@ def find_notebook(root: Path, name: str) -> Path:
     begun = [stem for stem in known if name and stem.name.startswith(name)]
     if len(begun) == 1:
         return begun[0]
-    names = ", ".join(stem.name for stem in known) or "none yet; lab new makes one"
-    raise LabError(f"no notebook {name!r}; there are: {names}")
+    names = ", ".join(stem.name for stem in begun or known) or "none yet; lab new makes one"
+    raise LabError(f"no notebook is {name!r} alone; there are: {names}")
 
 
 def write_pair(root: Path, stem: Path, text: str) -> None:
-    """Write a new pair `stem` under `root` from percent `text`, so that edits of it are known."""
+    """Write a new pair `stem` under `root` from percent `text`, so that edits of it are known.
+
+    LabError if a half could not hold it.
+    """
+    refuse_odd_lines(text)
     write_whole(half(stem, ".py"), text)
     _step(root, stem, bases.new_backup(root))
 
@@ -112,6 +116,8 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     (notebook, data), (script, raw) = halves.items()
     name = script.relative_to(root).with_suffix("").as_posix()
     text = _decoded(raw, script.name)
+    if text is not None and not has_markers(text):
+        refuse_odd_lines(text)
     if data is None or text is None:
         gone = notebook if data is None else script
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
@@ -121,7 +127,6 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     if has_markers(text):
         raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
-    refuse_odd_lines(text)
     mine, wanted = normal(text), text_of(data)
     if mine == wanted:
         return {}
@@ -141,7 +146,10 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     places = merged.split("<<<<<<< ")[1:]
     end = f">>>>>>> {notebook.name}\n"
     shown = "".join("<<<<<<< " + place.split(end)[0] + end for place in places)
-    raise LabError(f"both halves were changed in the same place; edit one of them:\n{shown}")
+    raise LabError(
+        "both halves were changed in the same place; make both say what is right, or take one "
+        f'whole (git restore "{name}.py" or .ipynb), then lab sync:\n{shown}'
+    )
 
 
 def _step(root: Path, stem: Path, backup: Path, edited: set[str] = frozenset()) -> list[str]:
@@ -175,7 +183,9 @@ def _undo(root: Path) -> int:
     before = after.with_name("before")
     for name in names:
         if _read(root / name) != (after / name).read_bytes():
-            raise LabError(f"{name} was changed since; what sync replaced is in {before}")
+            raise LabError(
+                f"{name} was edited after the last sync, so nothing is undone; as it was: {before}"
+            )
     for name in names:
         content = _read(before / name)
         if content is None:

@@ -90,7 +90,8 @@ end
 local figures = 0
 local function figure(image)
   figures = figures + 1
-  local caption = pandoc.Inlines({ pandoc.Strong("Figure " .. figures .. ".") })
+  local stop = image.title ~= "" and "." or ""
+  local caption = pandoc.Inlines({ pandoc.Strong("Figure " .. figures .. stop) })
   if image.title ~= "" then
     caption = caption .. { pandoc.Space() } .. pandoc.Inlines(image.title)
   end

@@ -19,6 +19,7 @@ from .results import readme_findings, readme_table
 from .tidy import tidy
 
 FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
+ACCENTS = {"\u0303": "\u02dc", "\u0302": "\u02c6", "\u0304": "\u00af", "\u0307": "\u02d9"}
 READ = "ipynb+raw_tex+markdown_in_html_blocks+footnotes"
 ASSETS = Path(__file__).parent
 
@@ -86,8 +87,10 @@ def report(
 
 def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -> dict | None:
     """Execute a notebook, or take the outputs of last time; None where that failed."""
-    cells = read_cells(pairs.read_half(pairs.half(stem, ".py")) or "")
-    ipynb = pairs.half(stem, ".ipynb")
+    script, ipynb = (pairs.half(stem, suffix) for suffix in (".py", ".ipynb"))
+    # as the hook would after it, which would make the report stale
+    call([sys.executable, "-m", "ruff", "format", "--quiet", script], cwd=root)
+    cells = read_cells(pairs.read_half(script) or "")
     if not plainly_in_step(ipynb, cells) and pairs.sync(root, [str(stem)]):
         return None
     notebook = nbfilter.parse(ipynb.read_bytes())
@@ -130,7 +133,8 @@ def _name_of_run(root: Path, run: str) -> str:
     """Return what names a finished run in the notebook, wherever the project lies."""
     record = records.find(root, run)
     if record.state != "finished":
-        raise LabError(f"{record.id} is {record.state}; a report needs a finished run")
+        raise LabError(f"{record.id} is {record.state}; a report needs a finished run "
+                       "(python train.py --resume RUN)")  # fmt: skip
     if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
         record = records.Record(root / "runs" / record.id)
         if not (record.path / "predictions.npz").exists():
@@ -172,6 +176,11 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2")
         template = ("--template", ASSETS / "report.html", "-V", f"styles={style}")
         _pandoc(folder, "html", "report.html", *options, *template)
+        page = folder / "report.html"
+        # combining characters, which pandoc writes as accents, stand beside their letter
+        text = re.sub('(?<=accent="true">).(?=<)', lambda found: ACCENTS.get(found[0], found[0]),
+                      page.read_text(encoding="utf-8"))  # fmt: skip
+        write_whole(page, text)
     if "pdf" not in formats:
         return None
     _pandoc(folder, "typst", "report.typ", "--template", ASSETS / "report.typ")
@@ -187,6 +196,10 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
     with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
         scratch = Path(folder)
         lacking = _render(root, stem, notebook, scratch, {"md", *formats}, with_code)
+        last, new = (records.Record(place / "run") for place in (target, scratch))
+        if last.config and last.id != new.id:
+            verdict = last.verification.get("verdict", "not verified")
+            print(f"replaces the report of {last.id} ({verdict}); git restore brings it back")
         for old in (*FORMATS.values(), "failed.html", "failed.ipynb"):
             (target / old).unlink(missing_ok=True)
         for part in ("figures", "run", *FORMATS.values()):

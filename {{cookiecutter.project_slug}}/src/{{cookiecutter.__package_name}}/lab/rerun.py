@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment
-from .project import LabError, project_env, tilde
+from .project import LabError, project_env, tilde, untilde
 from .records import Record, all_records
 
 IGNORED = ("seconds",)  # takes as long as it takes
@@ -106,7 +106,9 @@ class Rerun:
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         refusal = next((line for line in said if line.startswith("train.py: ")), None)
         if refusal or process.returncode == 2:
-            raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said[-3:])}")
+            where = self.old.data.get("data_dir") or "data"
+            lost = "" if (self.root / untilde(where)).exists() else f"; its data was in {where}"
+            raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said)}{lost}")
         found = all_records(runs_dir)
         if process.returncode or not found:
             how = f"exit code {process.returncode}: {' '.join(said[-1:])}"

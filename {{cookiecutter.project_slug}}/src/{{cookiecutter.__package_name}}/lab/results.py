@@ -49,14 +49,34 @@ def _split_readme(root: Path) -> tuple[str, str, str] | None:
 
 
 def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
-    """Yield line and finding where the README of `root` differs from the record cards."""
+    """Yield line and finding where the README of `root` or a report differs from the project."""
+    for card in sorted((root / "reports").glob("**/run/config.json")):
+        name = card.parents[1].relative_to(root / "reports").as_posix()
+        if not (root / "notebooks" / f"{name}.py").exists():
+            yield 1, f"reports/{name} has no notebook any more; git rm -r reports/{name}"
     parts = _split_readme(root)
     if parts and parts[1] != _table(root):
         yield parts[0].count("\n") + 1, "the results table is out of step; lab report --readme"
 
 
+def _show_verdicts(root: Path) -> None:
+    """Write into each report what `lab verify` said last of the record beside it."""
+    for card in sorted((root / "reports").glob("**/run/verification.json")):
+        page, verdict = card.parent.parent / "README.md", Record(card.parent).verification
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        shown = re.sub(r"(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict.get('verdict')}",
+                       text, count=1, flags=re.MULTILINE)  # fmt: skip
+        if shown != text:
+            write_whole(page, shown)
+            print(f"{page.relative_to(root).as_posix()}: verdict shown")
+
+
 def readme_table(root: Path) -> int:
-    """Fill the table in the README of `root` from the record cards; LabError without its marks."""
+    """Fill the table in the README of `root` from the record cards; LabError without its marks.
+
+    The reports themselves show the last verdict on their record.
+    """
+    _show_verdicts(root)
     parts = _split_readme(root)
     if not parts:
         raise LabError(f"README.md lacks the lines {MARKS[0]} and {MARKS[1]}; put them back")

@@ -51,8 +51,7 @@ def verify(
     _tell(verdict)  # first: the record may lie where nobody may write
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
     if (root / "reports").resolve() in record.path.resolve().parents:
-        name = record.path.resolve().parent.relative_to((root / "reports").resolve()).as_posix()
-        print(f"  to show this verdict: lab report {name} --readme; git add reports README.md")
+        print("  to show this verdict: lab report --readme; git add reports README.md")
     return int(verdict["verdict"] == "different")
 
 
