@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,9 @@ def test_the_lock_for_pip_holds_hashes_for_all_systems_and_names_no_host(locked_
     assert all("--hash=sha256:" in block for block in blocks)
     names = {one.name for one in pinned}
     assert {"torch", "torchvision", "pypandoc-binary", "pytest", "uv"} <= names
+    for name in ("torch", "numpy", "matplotlib"):  # what the results were made with
+        installed = version(name).partition("+")[0]
+        assert f"=={installed}" in {str(one.specifier) for one in pinned if one.name == name}
     windows = [one for one in pinned if one.marker and "win32" in str(one.marker)]
     assert windows, "the lock serves Windows, too"
 

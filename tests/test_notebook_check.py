@@ -1,6 +1,7 @@
 """`lab check`: what a notebook must hold, said in one line with file and line."""
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -255,3 +256,16 @@ def test_the_ipynb_half_may_hold_outputs(repository):
     path.write_text(json.dumps(notebook), encoding="utf-8")
     done = repository.lab("check", "--strict")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_conflict_markers_and_a_report_without_its_notebook_are_found(repository):
+    script = repository.root / "notebooks" / "01_baseline.py"
+    text = script.read_text()
+    script.write_text(text.replace("# # A small", "<<<<<<< ours\n# # A small", 1) + ">>>>>>> x\n")
+    gone = repository.root / "reports" / "00_gone" / "run"
+    gone.mkdir(parents=True)
+    (gone / "config.json").write_text("{}")
+    done = repository.lab("check")
+    assert done.returncode == 1
+    assert re.search(r"01_baseline.py:\d+: conflict markers; resolve them", done.stdout)
+    assert "reports/00_gone has no notebook any more" in done.stdout

@@ -75,7 +75,7 @@ def test_two_titles_without_a_latin_letter_give_two_notebooks(project):
     assert (project.root / "notebooks/03_experiment.py").exists()
 
 
-@pytest.mark.parametrize("title", ["", "  \n ", "Baseline", "baseline!"])
+@pytest.mark.parametrize("title", ["", "  \n ", "Baseline", "baseline!", "Why?", "ls", "%run x"])
 def test_an_empty_or_taken_title_is_refused_in_one_line_and_nothing_is_written(project, title):
     before = sorted(path.name for path in (project.root / "notebooks").iterdir())
     done = project.lab("new", title)

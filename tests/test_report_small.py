@@ -135,7 +135,7 @@ def test_chinese_is_whole_in_each_format_and_pages_are_numbered(tidied):
     assert "学习率" in text
     assert "中文：损失函数" in text
     assert re.search(r"1 ?/ ?\d\n", text)
-    assert "Figure 1." in text
+    assert "Figure 1" in text
     for name in ("README.md", "report.html"):
         assert "中文：损失函数" in (tidied / name).read_text(encoding="utf-8")
 
@@ -228,7 +228,7 @@ def test_pictures_beside_the_notebook_or_pasted_into_it_go_with_the_report(rich)
 def test_what_a_cell_shows_is_shown_once_in_its_richest_form(rich):
     for name in ("README.md", "report.html"):
         text = html.unescape((rich / name).read_text(encoding="utf-8"))
-        assert text.count("plain") == text.count("'plain'")  # in the code alone
+        assert text.count("plain") == text.count('"plain"')  # in the code alone
         assert "It's <em>so</em>" in text or "It's *so*" in text  # as typed, as in prose
         assert "UserWarning: seen" in text
         assert "f(x)" not in text.replace("\\n  f(x)", "")
@@ -292,6 +292,15 @@ def test_where_only_prose_changed_nothing_is_executed(shared):
     assert count.read_text() == "xyyy"
     shared.lab("report", "03_prose", "--to", "md", "--again", check=True)
     assert count.read_text() == "xyyyy"
+
+
+def test_a_report_is_of_the_notebook_as_the_hook_leaves_it(shared):
+    put(shared, notebook(s4="x   =  [1,2]\nx"), "11_layout")
+    shared.lab("report", "11_layout", "--to", "md", check=True)
+    script = shared.root / "notebooks" / "11_layout.py"
+    assert "x = [1, 2]" in script.read_text()
+    said = shared.lab("check", "11_layout").stdout
+    assert "11_layout.py:1: its report is stale: the notebook changed" not in said
 
 
 def test_a_helper_beside_the_notebook_is_code_that_can_change(shared):

@@ -311,7 +311,7 @@ def test_a_card_keeps_the_newer_verdict_and_verify_says_how_to_show_it(bare):
     assert write_card()["epochs"] == 1
     time.sleep(1.1)
     done = bare.lab("verify", "reports/01_toy", check=True)
-    assert "lab report 01_toy --readme" in done.stdout
+    assert "lab report --readme" in done.stdout
     assert write_card()["epochs"] is None
 
 
@@ -321,3 +321,19 @@ def test_a_report_is_found_by_the_beginning_of_its_name(bare):
     for name in ("reports/01", "01_t"):
         assert bare.lab("verify", name).returncode == 0
     assert bare.lab("verify", "02").returncode == 2
+
+
+def test_a_verdict_is_shown_without_training_again(bare):
+    run = train(bare)
+    report = bare.root / "reports" / "01_baseline"
+    shutil.copytree(run, report / "run")
+    (report / "README.md").write_text("# T\n\n**Run** `x` · **Verified** not yet · **Test** 1%\n")
+    bare.git("add", "-f", "reports")
+    assert bare.lab("verify", "reports/01_baseline").returncode == 0
+    assert "it was verified since; lab report --readme" in bare.lab("check").stdout
+    runs = bare.runs()
+    bare.lab("report", "--readme", check=True)
+    assert "**Verified** identical · **Test** 1%" in (report / "README.md").read_text()
+    assert "| identical |" in (bare.root / "README.md").read_text()
+    assert bare.runs() == runs
+    assert "it was verified since" not in bare.lab("check").stdout

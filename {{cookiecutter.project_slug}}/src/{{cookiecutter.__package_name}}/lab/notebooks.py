@@ -44,9 +44,8 @@ def read_cells(text: str) -> list[Cell]:
             continue
         if not cells:
             cells.append(Cell("code", "", number))
-        if cells[-1].kind == "markdown":
-            line = re.sub(r"^# ?", "", line)
-        cells[-1].source += re.sub(r"^(\s*)# (?=[%!])", r"\1", line) + "\n"
+        mark = r"^()# ?" if cells[-1].kind == "markdown" else r"^(\s*)# (?=[%!])"
+        cells[-1].source += re.sub(mark, r"\1", line) + "\n"
     return [cell for cell in cells if cell.source.strip()]
 
 
@@ -81,7 +80,8 @@ def new(root: Path, title: str, source: str | None = None) -> int:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
     folder = root / "notebooks"
     folder.mkdir(exist_ok=True)
-    taken = {path.stem for path in folder.rglob("*")}
+    found = [path.relative_to(folder) for path in folder.rglob("*")]
+    taken = {path.stem for path in found if path.parts[0] != "scratch"}
     name = _file_name(title)
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):
