@@ -132,3 +132,14 @@ for kind in kinds[2:]:
 print(json.dumps("drawn"))
 """
     assert draw(repository, code) == "drawn"
+
+
+def test_class_names_in_chinese_are_drawn(pristine):
+    code = (
+        f"from types import SimpleNamespace; from {pristine.package} import figures\n"
+        "counts = dict.fromkeys(('train', 'validation', 'test'), [2, 3])\n"
+        "data = dict(class_names=['\u732b', '\u72d7'], class_counts=counts)\n"
+        "figures.class_distribution(SimpleNamespace(data=data))._repr_mimebundle_()"
+    )
+    done = pristine.python("-W", "error", "-c", code)
+    assert done.returncode == 0, done.stderr  # a missing letter is a warning

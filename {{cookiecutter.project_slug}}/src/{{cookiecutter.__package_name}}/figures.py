@@ -24,8 +24,7 @@ from .lab.records import Record
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MANY = 30  # with more classes than this, not all are named and counted in a picture
-FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "SimHei",
-         "Microsoft YaHei", "Heiti TC", "Arial Unicode MS")  # fmt: skip
+FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "SimHei", "Microsoft YaHei", "Heiti TC")  # for Chinese
 RC = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25}
 
 
