@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import operator
 import os
@@ -47,16 +48,15 @@ def note(root: Path, files: dict[Path, bytes], backup: Path, kind: str) -> None:
     keep(root, backup / kind, files)
 
 
-def _state(root: Path, script: Path, notebook: Path) -> dict[str, Any]:
+def _state(root: Path, *halves: Path) -> dict[str, Any]:
     """Return what tells later whether git rewrote the halves, or nobody touched one of them."""
     moves = ("reflog", "show", "HEAD", "--date=raw", "--format=%gd %gs")
     lines = git(root, *moves, check=False).stdout.splitlines()
-    log = ("--literal-pathspecs", "log", "--max-count=1", "--format=%H", "--", script, notebook)
-    files = [path.stat() for path in (script, notebook)]
+    log = ("--literal-pathspecs", "log", "--max-count=1", "--format=%H", "--", *halves)
     return {
         "moved": next((line for line in lines if "} commit" not in line), ""),  # checkout, reset
         "commit": git(root, *map(str, log), check=False).stdout.strip(),
-        "files": [[one.st_mtime_ns, one.st_ctime_ns, one.st_size] for one in files],
+        "files": [[s.st_mtime_ns, s.st_ctime_ns, s.st_size] for s in map(Path.stat, halves)],
     }
 
 
@@ -65,25 +65,21 @@ def _committed(root: Path, script: Path, notebook: Path) -> str | None:
     halves = [path.relative_to(root).as_posix() for path in (notebook, script)]
     wanted = ("--literal-pathspecs", "log", "--max-count=50", "--format=%H", "--", *halves)
     for revision in [*git(root, *wanted, check=False).stdout.split(), ""]:
-        shown = [git(root, "cat-file", "blob", f"{revision}:{half}", check=False, text=False)
-                 for half in halves]  # fmt: skip
-        try:
-            if not any(done.returncode for done in shown):
-                text = shown[1].stdout.decode()
-                if in_step(shown[0].stdout, text):
-                    return normal(text)
-        except (LabError, UnicodeDecodeError):
-            continue
+        with contextlib.suppress(LabError, UnicodeDecodeError):  # none there; not text; odd
+            shown = [git(root, "cat-file", "blob", f"{revision}:{half}", text=False).stdout
+                     for half in halves]  # fmt: skip
+            text = shown[1].decode()
+            if in_step(shown[0], text):
+                return normal(text)
     return None
 
 
-def _renamed(root: Path) -> list[str]:
+def _renamed(root: Path) -> list[str | None]:
     """Return what the pairs of the last commit say: a new one may be a copy, or renamed."""
     wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
     names = git(root, *wanted, check=False).stdout.split("\0")
     scripts = [root / name for name in names if name.endswith(".py")]
-    found = (_committed(root, path, path.with_suffix(".ipynb")) for path in scripts)
-    return list(filter(None, found))
+    return [_committed(root, path, path.with_suffix(".ipynb")) for path in scripts]
 
 
 def _synced(root: Path, script: Path) -> tuple[str, dict[str, Any]] | None:
@@ -132,7 +128,7 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None:
-        renamed = (text for text in _renamed(root) if text in said)
+        renamed = (text for text in _renamed(root) if text and text in said)
         return next(renamed, None) if committed is None else committed
     text, noted = synced
     if committed in (None, text):

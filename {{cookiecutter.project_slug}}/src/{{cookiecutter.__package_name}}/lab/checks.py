@@ -87,13 +87,11 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
 
 def _sections(cells: list[Cell]) -> Found:
     """Find what is wrong with the seven sections."""
-    prose = [cell for cell in cells if cell.kind == "markdown"]
-    if not any(cell.find(r"(?m)^# \S") for cell in prose):
+    if not any(cell.kind == "markdown" and cell.find(r"(?m)^# \S") for cell in cells):
         yield 1, "no title; begin with a cell that says `# The question`", True
     parts: list[tuple[str, int, list[Cell]]] = []
     for cell in cells:
-        heading = re.search(r"(?m)^## +(.*\S)", cell.source) if cell.kind == "markdown" else None
-        if heading:
+        if cell.kind == "markdown" and (heading := re.search(r"(?m)^## +(.*\S)", cell.source)):
             parts.append((heading[1], cell.find(r"(?m)^## "), []))
         if parts:
             parts[-1][2].append(cell)
@@ -118,14 +116,12 @@ def _section(name: str, line: int, cells: list[Cell]) -> Found:
     prompts = [cell.find(re.escape(PROMPT)) for cell in cells if PROMPT in cell.source]
     for prompt in prompts:
         yield prompt, f"section {name[0]} still holds its prompt; {remedy}", False
-    prose = "\n".join(cell.source for cell in cells if cell.kind == "markdown")
-    prose = re.sub(r"(?m)^#+ .*$", "", prose)
-    code = "\n".join(cell.source for cell in cells if cell.kind == "code")
-    code = re.sub(r"(?m)^\s*#.*$", "", code)
+    kind, mark = ("markdown", r"(?m)^#+ .*$") if need == "prose" else ("code", r"(?m)^\s*#.*$")
+    text = re.sub(mark, "", "\n".join(cell.source for cell in cells if cell.kind == kind))
     lack, pattern = NEEDS[need]
-    if not re.search(pattern, prose if need == "prose" else code):
+    if not re.search(pattern, text):
         yield line, f"section {name[0]} {lack}; {remedy}", True
-    elif name == "1. Purpose" and not prompts and not re.search(r"\d", prose):
+    elif name == "1. Purpose" and not prompts and not re.search(r"\d", text):
         yield line, "the hypothesis has no number; say what is measured, and how much of it", False
 
 

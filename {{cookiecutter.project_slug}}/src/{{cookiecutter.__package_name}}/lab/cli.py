@@ -89,12 +89,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
-    verify.add_argument(
-        "--restore",
-        type=Path,
-        metavar="ENV_DIR",
-        help="make the recorded environment there, and run in it",
-    )
+    verify.add_argument("--restore", type=Path, metavar="ENV_DIR",
+                        help="make the recorded environment there, and run in it")  # fmt: skip
 
     logbook = command("logbook", "one page of all runs, to open in a browser")
     logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")

@@ -29,8 +29,7 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
     if not tagged:
         raise LabError("the notebook has no cell tagged `parameters`; tag the one that sets them")
     tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", "".join(cells[tagged[0]]["source"])))
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    known = [node.id for node in names if isinstance(node.ctx, ast.Store)]
+    known = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and type(n.ctx) is ast.Store]
     lines = []
     for name, value in parameters.items():
         if name not in known:
@@ -57,28 +56,27 @@ def _show_instead_of_training(cells: list[dict]) -> None:
         cell["source"] = training.sub(shown, "".join(cell["source"]))
 
 
+def _code(notebook: dict) -> list[dict]:
+    """List the cells of code."""
+    return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+
+
 def code_digest(root: Path, notebook: dict) -> str:
     """Hash what outputs depend on: the code of `notebook`, and what it can import under `root`."""
-    total = hashlib.sha256()
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            total.update("".join(cell["source"]).encode() + b"\0")
+    parts = ["".join(cell["source"]).encode() for cell in _code(notebook)]
     bench = root / "src" / package_of(root) / "lab"  # changes no number
     found = sorted({*(root / "src").rglob("*.*")} - {*bench.rglob("*.*")})
     files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
-    for path in [root / "train.py", *files]:
-        total.update(path.read_bytes() + b"\0")
+    parts += [path.read_bytes() for path in (root / "train.py", *files)]
     helpers = (path.read_bytes() for path in sorted((root / "notebooks").rglob("*.py")))
-    total.update(b"\0".join(code for code in helpers if b"# %%" not in code))
-    return total.hexdigest()
+    parts.append(b"\0".join(code for code in helpers if b"# %%" not in code))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def take_outputs(notebook: dict, last: dict) -> None:
     """Put into `notebook` the outputs that the `last` report has under the same code."""
-    executed = iter(cell for cell in last["cells"] if cell["cell_type"] == "code")
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code":
-            cell["outputs"] = next(executed)["outputs"]
+    for cell, executed in zip(_code(notebook), _code(last), strict=True):
+        cell["outputs"] = executed["outputs"]
     notebook["metadata"]["lab"] = last["metadata"]["lab"]
 
 
@@ -107,12 +105,11 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
         if failed and "raises-exception" not in cell["metadata"].get("tags", []):
             raise CellError(_say(stem, node, cell), _plain(node))
 
-    count = sum(cell["cell_type"] == "code" for cell in node["cells"])
+    count = len(_code(node))
     with tqdm(total=count, unit="cell", desc=stem.name, leave=False, disable=None) as bar:
         where = {"metadata": {"path": str(stem.parent)}}
-        client = NotebookClient(
-            node, resources=where, shutdown_kernel="immediate", on_cell_executed=after
-        )
+        client = NotebookClient(node, resources=where, on_cell_executed=after)
+        client.shutdown_kernel = "immediate"
         client.extra_arguments = ["--log-level=40"]  # errors alone: a bar is being drawn
         kernels = KernelSpecManager(kernel_dirs=[])  # not a user's own kernel of the same name
         client.km = AsyncKernelManager(kernel_spec_manager=kernels, kernel_name="python3")
@@ -123,8 +120,7 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
             except DeadKernelError:
                 raise CellError(f"{stem.name}: the kernel died (memory?)", _plain(node)) from None
             except (KeyboardInterrupt, SystemExit):
-                kernel = getattr(client.km.provisioner, "process", None)
-                if kernel:
+                if kernel := getattr(client.km.provisioner, "process", None):
                     kernel.kill()
                 raise
     executed = _plain(node)

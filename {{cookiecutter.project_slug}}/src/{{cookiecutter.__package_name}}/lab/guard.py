@@ -6,6 +6,7 @@ pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,8 @@ from . import nbfilter
 from .project import LabError, call, git
 
 # What nbstripout strips by default, beside outputs and counts (its command line's own list).
-REFEREE_KEYS = ["metadata.signature", "metadata.widgets"] + [
-    f"cell.metadata.{key}"
-    for key in ("collapsed", "ExecuteTime", "execution", "heading_collapsed", "hidden", "scrolled")
-]
+REFEREE = ("collapsed", "ExecuteTime", "execution", "heading_collapsed", "hidden", "scrolled")
+REFEREE_KEYS = ["metadata.signature", "metadata.widgets", *map("cell.metadata.{}".format, REFEREE)]
 
 
 class Finding(NamedTuple):
@@ -46,25 +45,23 @@ def tracked(root: Path, revision: str | None) -> dict[str, str]:
 def _contents(root: Path, blobs: list[str]) -> dict[str, bytes]:
     """Read blobs, all in one process."""
     asked = "".join(f"{blob}\n" for blob in blobs).encode()
-    out = git(root, "cat-file", "--batch", input=asked, text=False).stdout
-    found, start = {}, 0
-    while start < len(out):
-        end = out.index(b"\n", start)
-        name, _, size = out[start:end].decode().split()
-        found[name] = out[end + 1 : end + 1 + int(size)]
-        start = end + int(size) + 2
+    out = io.BytesIO(git(root, "cat-file", "--batch", input=asked, text=False).stdout)
+    found = {}
+    while header := out.readline().decode():
+        name, _, size = header.split()
+        found[name] = out.read(int(size) + 1)[:-1]  # a line end follows each
     return found
 
 
-def _unclean(data: bytes) -> tuple[str, str, bool] | None:
+def _unclean(path: str, data: bytes) -> tuple[str, str, bool] | None:
     """Say what is wrong with a notebook by itself: what, remedy, whether the filter mends it."""
     nb = nbfilter.parse(data)
     if nb is None:
         if b"<<<<<<< " in data:
-            return "holds conflict markers", 'git checkout --ours "{path}"; lab sync', False
+            return "holds conflict markers", f'git checkout --ours "{path}"; lab sync', False
         return "is no notebook of nbformat 4 (invalid JSON?)", "save it in Jupyter again", False
     if nbfilter.clean(data) != data:
-        remedy = 'git add --renormalize "{path}" (after `lab setup`, once a clone)'
+        remedy = f'git add --renormalize "{path}" (after `lab setup`, once a clone)'
         return "holds outputs or what only tools write", remedy, True
     from nbstripout import MetadataError, strip_output
 
@@ -75,7 +72,7 @@ def _unclean(data: bytes) -> tuple[str, str, bool] | None:
     except (MetadataError, AttributeError, KeyError, TypeError) as error:
         return f"is refused by nbstripout ({error})", "correct that cell's metadata", False
     if stripped != percent.node(nb):
-        return "would still be changed by nbstripout", 'nbstripout --keep-id "{path}"', False
+        return "would still be changed by nbstripout", f'nbstripout --keep-id "{path}"', False
     return None
 
 
@@ -83,17 +80,15 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
     """Yield what is wrong with the given pairs in a tree."""
     from . import percent  # not above: most commits touch no notebook, and need not wait for it
 
-    halves = {stem: (f"{stem}.ipynb", f"{stem}.py") for stem in sorted(stems)}
-    asked = [tree[path] for pair in halves.values() for path in pair if path in tree]
-    blobs = _contents(root, asked)
-    for notebook, script in halves.values():
+    pairs = [(f"{stem}.ipynb", f"{stem}.py") for stem in sorted(stems)]
+    blobs = _contents(root, [tree[path] for pair in pairs for path in pair if path in tree])
+    for notebook, script in pairs:
         data, text = (blobs.get(tree.get(path, "")) for path in (notebook, script))
         if data is None:
             if b"# %%" not in (text or b""):
                 continue  # a module, or a pair that is gone whole
-        elif wrong := _unclean(data):
-            what, remedy, mendable = wrong
-            yield Finding(notebook, what, remedy.format(path=notebook), mendable)
+        elif wrong := _unclean(notebook, data):
+            yield Finding(notebook, *wrong)
             continue
         elif not (notebook.startswith("notebooks/") and percent.is_paired(nbfilter.parse(data))):
             continue
@@ -107,19 +102,14 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
                 yield Finding(gone, "is missing: the other half is there", remedy)
             continue
         try:
-            script_text = text.decode()
-            if percent.has_markers(script_text):
+            if percent.has_markers(text.decode()):
                 yield Finding(script, "holds conflict markers", "resolve them; lab sync", False)
-            elif not percent.in_step(data, script_text):
+            elif not percent.in_step(data, text.decode()):
                 remedy = f'lab sync; git add "{script}" "{notebook}"'
                 yield Finding(notebook, "and its .py do not say the same", remedy)
         except (LabError, UnicodeDecodeError) as error:
-            yield Finding(
-                notebook,
-                f"cannot be compared: {error}",
-                "reword it; lab sync; git add both halves",
-                False,
-            )
+            remedy = "reword it; lab sync; git add both halves"
+            yield Finding(notebook, f"cannot be compared: {error}", remedy, False)
 
 
 def _stems(paths) -> set[str]:
@@ -136,7 +126,7 @@ def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) ->
     """
     pushed = None if staged else os.environ.get("PRE_COMMIT_LOCAL_BRANCH")
     index, head = tracked(root, pushed), tracked(root, "HEAD")
-    changed = {path for path in index.keys() | head.keys() if index.get(path) != head.get(path)}
+    changed = {path for path, _ in index.items() ^ head.items()}
     stems = _stems(changed | (set(files) & index.keys()) if staged else index)
     findings = list(_judge(root, index, head, stems)) if stems else []
     for finding in findings:

@@ -19,17 +19,15 @@ def _reports(root: Path) -> dict[str, str]:
     """Return the report of each run that has one."""
     found = {}
     for card in sorted((root / "reports").glob("**/run")):
-        pages = [card.with_name(name) for name in ("report.html", "README.md")]
-        here = [page for page in pages if page.exists()] or [card.parent]
-        found[Record(card).id] = here[0].as_posix()
+        pages = (card.with_name("report.html"), card.with_name("README.md"), card.parent)
+        found[Record(card).id] = next(filter(Path.exists, pages)).as_posix()
     return found
 
 
 def _thinned(values: list) -> list:
     """Return at most `POINTS` values, the last among them."""
     step = max(1, len(values) // POINTS)
-    kept = values[::-step][::-1]
-    return [round(value, 6) if isinstance(value, float) else value for value in kept]
+    return [round(one, 6) if isinstance(one, float) else one for one in values[::-step][::-1]]
 
 
 def logbook(root: Path, output: Path | None = None) -> int:

@@ -30,11 +30,10 @@ def parse(data: bytes) -> dict | None:
     """Read `data` as a notebook; None if it is not a notebook of nbformat 4."""
     try:
         nb = json.loads(data)
-        cells, metadata = nb["cells"], nb["metadata"]
-        whole = nb["nbformat"] == 4 and isinstance(cells, list) and isinstance(metadata, dict)
-        for cell in cells:
-            whole = whole and isinstance(cell["cell_type"] + source(cell), str)
-            whole = whole and isinstance(cell["metadata"], dict)
+        cells = nb["cells"]
+        whole = nb["nbformat"] == 4 and isinstance(cells, list)
+        whole = whole and all(isinstance(cell["cell_type"] + source(cell), str) for cell in cells)
+        whole = whole and all(isinstance(part["metadata"], dict) for part in (nb, *cells))
         return nb if whole else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
@@ -67,8 +66,7 @@ def strip(nb: dict) -> dict:
     metadata = {k: v for k, v in nb["metadata"].items() if k not in VOLATILE_NOTEBOOK}
     if language(nb) == "python":
         metadata.update(PYTHON)  # else the diff says which Python and which kernel each of us has
-    elif isinstance(metadata.get("language_info"), dict):
-        info = metadata["language_info"]
+    elif isinstance(info := metadata.get("language_info"), dict):
         metadata["language_info"] = {k: v for k, v in info.items() if k != "version"}
     cells = []
     for cell in nb["cells"]:
@@ -84,10 +82,9 @@ def strip(nb: dict) -> dict:
 
 def clean(data: bytes) -> bytes:
     """Return `data` as it is committed, in canonical JSON; what is not understood, as it is."""
-    nb = parse(data)
     try:
-        return data if nb is None else dumps(strip(nb), "strict")
-    except (AttributeError, TypeError, ValueError):  # odd metadata; half an emoji in a cell
+        return dumps(strip(parse(data)), "strict")
+    except (AttributeError, TypeError, ValueError):  # no notebook; odd metadata; half an emoji
         return data
 
 
@@ -101,8 +98,7 @@ def _cells(nb: dict):
 
 def _name(content: str | bytes) -> str:
     """Name a path or a content; cells are compared in full, so a collision does no harm."""
-    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-    return f"{zlib.crc32(data):08x}"
+    return f"{zlib.crc32(os.fsencode(content)):08x}"
 
 
 def _newest(folder: str, start: str = "", end: str = "") -> list[str]:
@@ -119,9 +115,8 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
         return  # a notebook without outputs is no reason to forget those that it had
     often, cells = (*PYTHON, *VOLATILE_NOTEBOOK), {}
     for key, cell in _cells(nb):
-        volatile = {k: v for k, v in cell["metadata"].items() if k in VOLATILE_CELL}
-        made = {k: cell.get(k) for k in ("outputs", "execution_count")}
-        cells[key] = {**made, "metadata": volatile}
+        cells[key] = {k: cell.get(k) for k in ("outputs", "execution_count")}
+        cells[key]["metadata"] = {k: v for k, v in cell["metadata"].items() if k in VOLATILE_CELL}
     shared = {k: v for k, v in nb["metadata"].items() if k in often}
     os.makedirs(folder, exist_ok=True)
     target = os.path.join(folder, f"{_name(path)}-{_name(cleaned)}.json")
@@ -152,14 +147,12 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     for name in exact[:1] or (own or _newest(folder, end=".json"))[:SEARCHED]:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
-        for part, known in remembered.items():
-            remembered[part] = {**memory[part], **known}
+        remembered = {part: {**memory[part], **known} for part, known in remembered.items()}
     if not remembered["cells"]:
         return data
     for key, cell in _cells(nb):
-        known = exact or own or cell.get("id")  # of another notebook's cells, by id alone
-        if known and key in remembered["cells"]:  # before outputs in git: those are safe there
-            made = remembered["cells"][key]
+        made = remembered["cells"].get(key)  # before outputs in git: those are safe there
+        if made and (exact or own or cell.get("id")):  # of another notebook's cells, by id alone
             cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
     nb["metadata"].update(remembered["metadata"])
     return dumps(nb)

@@ -35,15 +35,12 @@ def read_cells(text: str) -> list[Cell]:
 
     Empty cells are left out, and so are comment marks before prose and magics.
     """
-    cells: list[Cell] = []
+    cells = [Cell("code", "", 1)]
     for number, line in enumerate(text.splitlines(), 1):
-        marker = re.match(MARKER + "(.*)", line)
-        if marker:
+        if marker := re.match(MARKER + "(.*)", line):
             kind = "markdown" if "[markdown]" in marker[1] else "code"
             cells.append(Cell(kind, "", number + 1))
             continue
-        if not cells:
-            cells.append(Cell("code", "", number))
         mark = r"^()# ?" if cells[-1].kind == "markdown" else r"^(\s*)# (?=[%!])"
         cells[-1].source += re.sub(mark, r"\1", line) + "\n"
     return [cell for cell in cells if cell.source.strip()]
@@ -62,9 +59,8 @@ def plainly_in_step(ipynb: Path, cells: list[Cell]) -> bool:
         said = [(cell["cell_type"], "".join(cell["source"]).strip()) for cell in theirs]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return [pair for pair in said if pair[1]] == [
-        (cell.kind, cell.source.strip()) for cell in cells
-    ]
+    ours = [(cell.kind, cell.source.strip()) for cell in cells]
+    return [pair for pair in said if pair[1]] == ours
 
 
 def new(root: Path, title: str, source: str | None = None) -> int:
@@ -80,8 +76,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
     folder = root / "notebooks"
     folder.mkdir(exist_ok=True)
-    found = [path.relative_to(folder) for path in folder.rglob("*")]
-    taken = {path.stem for path in found if path.parts[0] != "scratch"}
+    taken = {path.stem for path in folder.rglob("*") if folder / "scratch" not in path.parents}
     name = _file_name(title)
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):
@@ -108,13 +103,12 @@ def _file_name(title: str) -> str:
 def _start_from(text: str, skeleton: str) -> str:
     """Take a notebook's cells, with a new title and the prompts where it must be written anew."""
     prompts = {section: cell for section, cell in _by_section(skeleton) if section in cell}
-    cells, asked = [], set()
+    cells = []
     for section, cell in _by_section(re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)):
         if section not in UNWRITTEN_AGAIN or not re.match(MARKER + r".*\[markdown\]", cell):
             cells.append(cell)
-        elif section not in asked:
-            asked.add(section)
-            cells.append(prompts[section].rstrip() + "\n\n")
+        elif section in prompts:
+            cells.append(prompts.pop(section).rstrip() + "\n\n")
     return "".join(cells).rstrip() + "\n"
 
 

@@ -7,6 +7,7 @@ both last said, in a commit or after a sync.
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -35,7 +36,7 @@ def _decoded(script: bytes | None, name: str) -> str | None:
 
 
 def read_half(path: Path) -> str | None:
-    """Read the `.py` at `path`; None if there is none, LabError if it is no text."""
+    """Read the `.py` or README at `path`; None if there is none, LabError if it is no text."""
     return _decoded(_read(path), path.name)
 
 
@@ -50,12 +51,9 @@ def stems(root: Path) -> list[Path]:
     for path in (root / "notebooks").rglob("*"):
         if ".ipynb_checkpoints" in path.parts or path.suffix not in (".py", ".ipynb"):
             continue
-        notebook = path.with_suffix(".ipynb")
-        if notebook.exists():
-            of_a_pair = is_paired(nbfilter.parse(notebook.read_bytes()))
-        else:
-            of_a_pair = b"# %%" in path.read_bytes()
-        if of_a_pair:
+        data = _read(path.with_suffix(".ipynb"))
+        paired = b"# %%" in path.read_bytes() if data is None else is_paired(nbfilter.parse(data))
+        if paired:
             found.add(path.with_name(path.stem))
     return sorted(found)
 
@@ -93,8 +91,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
     if all(nb and is_paired(nb) for nb in notebooks):
-        texts = (text_of(data) for data in contents)
-        merged, conflict = bases.merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
+        names = ("ours", "base", "theirs")
+        merged, conflict = bases.merge(Path.cwd(), names, *map(text_of, contents))
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
             if merge_rest(result, *notebooks):
@@ -116,7 +114,9 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     (notebook, data), (script, raw) = halves.items()
     name = script.relative_to(root).with_suffix("").as_posix()
     text = _decoded(raw, script.name)
-    if text is not None and not has_markers(text):
+    if text is not None:
+        if has_markers(text):
+            raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
         refuse_odd_lines(text)
     if data is None or text is None:
         gone = notebook if data is None else script
@@ -125,8 +125,6 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
                            f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
         text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
-    if has_markers(text):
-        raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
     mine, wanted = normal(text), text_of(data)
     if mine == wanted:
         return {}
@@ -143,9 +141,7 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     if not conflict:
         changed = nbfilter.dumps(build(merged, nbfilter.parse(data)))
         return {notebook: data if normal(merged) == wanted else changed, script: merged.encode()}
-    places = merged.split("<<<<<<< ")[1:]
-    end = f">>>>>>> {notebook.name}\n"
-    shown = "".join("<<<<<<< " + place.split(end)[0] + end for place in places)
+    shown = "".join(re.findall(rf"(?s)<<<<<<< .*?>>>>>>> {re.escape(notebook.name)}\n", merged))
     raise LabError(
         "both halves were changed in the same place; make both say what is right, or take one "
         f'whole (git restore "{name}.py" or .ipynb), then lab sync:\n{shown}'
@@ -192,8 +188,7 @@ def _undo(root: Path) -> int:
             (root / name).unlink()
         else:
             write_whole((root / name).resolve(), content)
-        gone = "gone, " if content is None else ""
-        print(f"{name.as_posix()}: {gone}as before the last sync")
+        print(f"{name.as_posix()}: {'gone, ' if content is None else ''}as before the last sync")
     after.parent.rename(after.parent.with_suffix(".undone"))
     return 0
 

@@ -10,7 +10,7 @@ import ast
 import re
 import sys
 import zlib
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Callable
 from difflib import SequenceMatcher
 from typing import Any
@@ -110,15 +110,12 @@ def refuse_odd_lines(text: str) -> None:
     _jupytext()
     from jupytext.magics import is_magic
 
-    for number, line in enumerate(text.split("\n"), 1):
-        if {*line} & {*BREAKS}:
-            raise LabError(
-                f"line {number} of the .py has an odd line end in it; write it otherwise"
-            )
-    for cell in read_cells(text):
+    if odd := re.search(f"[{BREAKS}]", text):
+        number = text.count("\n", 0, odd.start()) + 1
+        raise LabError(f"line {number} of the .py has an odd line end in it; write it otherwise")
+    for cell in [cell for cell in read_cells(text) if cell.kind == "markdown"]:
         for number, line in enumerate(cell.source.split("\n"), cell.line):
-            heading = cell.kind == "markdown" and line.startswith("#")
-            if heading and is_magic(f"# {line}", "python", True, True):
+            if line.startswith("#") and is_magic(f"# {line}", "python", True, True):
                 raise LabError(f"line {number} of the .py: jupytext takes the heading {line!r} for "
                                "a command, and strips a #; word it otherwise")  # fmt: skip
 
@@ -155,14 +152,12 @@ def _same_program(new: str, old: str) -> bool:
 def _match(new: list[dict], old: list[dict]) -> tuple[dict[int, dict], dict[int, dict]]:
     """Find each new cell's old self: those that stayed the same, and those edited in place."""
     a, b = ([(c["cell_type"], _said(c)) for c in cells] for cells in (new, old))
-    head = next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
+    shorter = min(len(a), len(b))
+    head = next((i for i in range(shorter) if a[i] != b[i]), shorter)
     tail = 0
-    while tail < min(len(a), len(b)) - head and a[-1 - tail] == b[-1 - tail]:
+    while tail < shorter - head and a[-1 - tail] == b[-1 - tail]:
         tail += 1
-    same = {i: i for i in range(head)}
-    same |= {len(a) - i: len(b) - i for i in range(1, tail + 1)}
+    same = {i: i for i in range(head)} | {len(a) - i: len(b) - i for i in range(1, tail + 1)}
     edited = {}
     x, y = a[head : len(a) - tail], b[head : len(b) - tail]
     counts = Counter(x), Counter(y)
@@ -174,14 +169,12 @@ def _match(new: list[dict], old: list[dict]) -> tuple[dict[int, dict], dict[int,
         if kind == "equal":
             same.update(pairs)
         elif kind == "replace":
-            edited.update(pairs)
+            edited.update((i, j) for i, j in pairs if a[i][0] == b[j][0])
     for i, key in enumerate(x):  # moved
         if head + i not in same and counts[0][key] == counts[1][key] == 1:
             same[head + i] = head + y.index(key)
     kept = set(same.values())
-    edited = {
-        i: j for i, j in edited.items() if i not in same and j not in kept and a[i][0] == b[j][0]
-    }
+    edited = {i: j for i, j in edited.items() if i not in same and j not in kept}
     return {i: old[j] for i, j in same.items()}, {i: old[j] for i, j in edited.items()}
 
 
@@ -212,9 +205,7 @@ def build(text: str, *old: dict) -> dict:
     """
     new = _jupytext().reads(text, fmt="py:percent").cells
     matches = [_match(new, nb["cells"]) for nb in old]
-    known: dict[int, dict] = {}
-    for match in [same for same, _ in matches] + [edited for _, edited in matches]:
-        known = {**match, **known}
+    known = ChainMap(*(same for same, _ in matches), *(edited for _, edited in matches))
     first = old[0] if old else {"metadata": nbfilter.PYTHON, "nbformat": 4, "nbformat_minor": 5}
     used = {cell.get("id") for cell in known.values()}
     cells = []
@@ -223,14 +214,13 @@ def build(text: str, *old: dict) -> dict:
         hidden = {k: v for k, v in before["metadata"].items() if k in nbfilter.VOLATILE_CELL}
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
-        if _said(before) != _said(cell):
+        said, was = _said(cell), _said(before)
+        if said != was:
             made["source"] = _lines(cell, before)
-        if cell.cell_type == "code" and not (
-            i in known and _same_program(_said(cell), _said(before))
-        ):
+        if cell.cell_type == "code" and not (i in known and _same_program(said, was)):
             made |= {"outputs": [], "execution_count": None}
         if first["nbformat_minor"] >= 5 and "id" not in made:
-            made["id"] = _new_id(_said(cell), used)
+            made["id"] = _new_id(said, used)
         cells.append(made)
     return {**first, "cells": cells}
 

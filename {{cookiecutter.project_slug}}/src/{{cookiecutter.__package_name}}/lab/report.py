@@ -67,17 +67,15 @@ def report(
     """
     if unknown := set(formats) - set(FORMATS):
         raise LabError(f"no format {min(unknown)!r}; choose from {', '.join(FORMATS)}")
+    code = 0
     if name:
         stem = pairs.find_notebook(root, name)
         values = dict(parameters)
-        if run:
-            values["run"] = repr(_name_of_run(root, run))
+        values |= {"run": repr(_name_of_run(root, run))} if run else {}
         notebook = _executed(root, stem, values, again)
         code = _publish(root, stem, notebook, formats, with_code) if notebook else 1
     elif not readme:
         raise LabError("which notebook? for example: lab report 01_baseline")
-    else:
-        code = 0
     if code or readme:
         return code or readme_table(root)
     if next(readme_findings(root), None):
@@ -157,25 +155,22 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         record = records.Record(folder / "run")
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
-    meta = {"name": name, "facts": facts, "date": facts[1]["value"]}
+    meta = {"name": name, "facts": facts, "date": facts[1]["value"], "run": bool(run)}
     meta["base"] = "../" * (2 + name.count("/")) + f"{stem.parent.relative_to(root).as_posix()}/"
     meta |= {"with_code": True} if with_code else {}
-    meta |= {"run": True} if run else {}
     write_whole(folder / "meta.json", json.dumps(meta))
     write_whole(folder / "tidy.json", json.dumps(tidy(root, notebook, folder)))
     if "md" in formats:
         _pandoc(folder, "gfm", "README.md", "--template", ASSETS / "report.md")
         text = (folder / "README.md").read_text(encoding="utf-8").rstrip()
         cells = read_cells(pairs.read_half(pairs.half(stem, ".py")))
-        mark = f"<!-- from notebooks/{name}.py, sha256 {digest(cells)} -->"
-        if notebook["metadata"].get("lab", {}).get("changed"):
-            mark = f"<!-- from notebooks/{name}.py, not as it stands: with other parameters -->"
-        write_whole(folder / "README.md", f"{text}\n\n{mark}\n")
+        changed = notebook["metadata"].get("lab", {}).get("changed")
+        said = "not as it stands: with other parameters" if changed else f"sha256 {digest(cells)}"
+        write_whole(folder / "README.md", f"{text}\n\n<!-- from notebooks/{name}.py, {said} -->\n")
     if "html" in formats:
         style = (ASSETS / "report.css").read_text(encoding="utf-8")
-        options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2")
-        template = ("--template", ASSETS / "report.html", "-V", f"styles={style}")
-        _pandoc(folder, "html", "report.html", *options, *template)
+        options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2", f"-Vstyles={style}")
+        _pandoc(folder, "html", "report.html", "--template", ASSETS / "report.html", *options)
         page = folder / "report.html"
         # combining characters, which pandoc writes as accents, stand beside their letter
         text = re.sub('(?<=accent="true">).(?=<)', lambda found: ACCENTS.get(found[0], found[0]),

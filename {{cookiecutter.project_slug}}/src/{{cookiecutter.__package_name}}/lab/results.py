@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from .pairs import read_half
 from .project import LabError, write_whole
 from .records import Record
 
@@ -20,8 +21,7 @@ def _table(root: Path) -> str:
     ]
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, folder = Record(card.parent), card.parent.parent
-        readme = folder / "README.md"
-        text = readme.read_text(encoding="utf-8") if readme.exists() else ""
+        text = read_half(folder / "README.md") or ""
         title = re.search(r"(?m)^# (.+)", text)
         accuracy = record.result.get("test_accuracy")
         cells = [
@@ -37,11 +37,7 @@ def _table(root: Path) -> str:
 
 def _split_readme(root: Path) -> tuple[str, str, str] | None:
     """Return the README before, between and after the markers."""
-    path = root / "README.md"
-    try:
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-    except UnicodeDecodeError:
-        raise LabError("README.md is not UTF-8; save it as UTF-8") from None
+    text = read_half(root / "README.md") or ""
     if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
         return None
     start, end = text.find(MARKS[0]) + len(MARKS[0]), text.find(MARKS[1])

@@ -24,8 +24,7 @@ def _shell_path(root: Path, program: str) -> str:
 
 def _command(root: Path, program: str, arguments: str) -> str:
     """Write a shell command that runs Python: this one, or without it the first on PATH."""
-    path = _shell_path(root, program)
-    return f'p={path}; [ -x "$p" ] || p=python3; exec "$p" {arguments}'
+    return f'p={_shell_path(root, program)}; [ -x "$p" ] || p=python3; exec "$p" {arguments}'
 
 
 def _settings(root: Path) -> dict[str, str]:
@@ -34,10 +33,9 @@ def _settings(root: Path) -> dict[str, str]:
     # imported, not run as a script: so Python keeps it compiled, a tenth of each start's time
     code = "import sys; sys.path.insert(0, sys.argv[1]); import nbfilter; nbfilter.main()"
     run = f'-I -S -c "{code}" {COMMON}/lab'
-    merge = (
-        "import runpy, sys; sys.path.insert(0, 'src'); "
-        f"runpy.run_module('{package_of(root)}.lab.cli', run_name='__main__')"
-    )
+    lab = f"runpy.run_module('{package_of(root)}.lab.cli', run_name='__main__')"
+    merge = f"import runpy, sys; sys.path.insert(0, 'src'); {lab}"
+    driver = f'-c "{merge}" merge-driver %O %A %B %P'
     return {
         "filter.notebook.clean": _command(root, plain, f"{run} clean %f"),
         "filter.notebook.smudge": _command(root, plain, f"{run} smudge %f"),
@@ -45,9 +43,7 @@ def _settings(root: Path) -> dict[str, str]:
         "filter.notebook.required": "false",
         "diff.notebook.textconv": _command(root, plain, f"{run} text"),
         "merge.notebook.name": "notebooks by their cells",
-        "merge.notebook.driver": _command(
-            root, sys.executable, f'-c "{merge}" merge-driver %O %A %B %P'
-        ),
+        "merge.notebook.driver": _command(root, sys.executable, driver),
     }
 
 
@@ -87,9 +83,9 @@ def _hooks(root: Path) -> bool:
     python = f"INSTALL_PYTHON={_shell_path(root, sys.executable)}"
     for name in HOOKS:
         hook = _git_dir(root, f"hooks/{name}")
-        lines = hook.read_text(encoding="utf-8").splitlines()
-        mended = [python if line.startswith("INSTALL_PYTHON=") else line for line in lines]
-        hook.write_text("\n".join(mended) + "\n", encoding="utf-8", newline="\n")
+        text = hook.read_text(encoding="utf-8")
+        text = re.sub(r"(?m)^INSTALL_PYTHON=.*", lambda _: python, text)
+        hook.write_text(text, encoding="utf-8", newline="\n")
     print(f"hooks: {', '.join(HOOKS)} are installed")
     return True
 
@@ -115,8 +111,7 @@ def setup(root: Path) -> int:
         git(root, "add", "--all")
         git(root, "commit", "--quiet", "--no-verify", "--message", "Start from the template")
         print("git: made the first commit")
-    hooked = _hooks(root)
-    return 0 if hooked and stepped else 1
+    return 0 if _hooks(root) and stepped else 1
 
 
 def problems(root: Path) -> list[tuple[str, str]]:

@@ -46,9 +46,8 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
                 others.append({"output_type": "display_data", "data": dict(shown), "metadata": {}})
         for part in others:
             texts = part.get("data", part)
-            for kind in ("text", "text/plain"):
-                if kind in texts:
-                    texts[kind] = _clean("".join(texts[kind]), root, part.get("name") == "stderr")
+            for kind in {"text", "text/plain"} & texts.keys():
+                texts[kind] = _clean("".join(texts[kind]), root, part.get("name") == "stderr")
         cell["outputs"] = [part for part in others if part.get("text", "-")]
     return notebook
 
@@ -60,8 +59,7 @@ def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> d
             counts[section] = counts.get(section, 0) + 1
             path = f"figures/{section}-{counts[section]}.{suffix}"
             picture = "".join(part["data"][kind])
-            data = picture.encode() if suffix == "svg" else base64.b64decode(picture)
-            write_whole(folder / path, data)
+            write_whole(folder / path, picture if suffix == "svg" else base64.b64decode(picture))
             words = part.get("metadata", {}).get(kind, {})
             alt = words.get("alt") or f"Figure {counts[section]} of section {section}"
             alt, caption = (re.sub(r'(["\\\[\]$*_`<])', r"\\\1", text) for text in
@@ -75,10 +73,9 @@ def _clean(text: str, root: Path, messages: bool) -> str:
     text = ANSI.sub("", text).replace(str(root), ".")
     text = text.replace(f"{Path.home()}/", "~/") if Path.home().name else text
     text = re.sub(r" at 0x[0-9a-f]+", "", text).replace("Units.MEGABYTES", "M")  # torchinfo's slip
-    lines = text.replace("\r\n", "\n").split("\n")
-    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in lines]
+    lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     if messages:
         lines = WARNING.sub(r"\1", "\n".join(lines)).split("\n")
-        lines = [line for line in lines if line.strip() and not BAR.search(line)]
-        lines = list(dict.fromkeys(lines))  # the same warning once
+        # the same warning once
+        lines = dict.fromkeys(line for line in lines if line.strip() and not BAR.search(line))
     return "\n".join(lines).strip("\n")
