@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,11 +57,10 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read the object that the JSON file at `path` holds; empty where it is missing or damaged."""
-    try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 (`lab runs` reads thousands)
-            content = json.loads(file.read().decode())
-    except (OSError, ValueError):
-        return {}
+    content = {}
+    # not by Path: `lab runs` reads thousands
+    with suppress(OSError, ValueError), open(path, "rb", buffering=0) as file:  # noqa: PTH123
+        content = json.loads(file.read().decode())
     return content if isinstance(content, dict) else {}
 
 

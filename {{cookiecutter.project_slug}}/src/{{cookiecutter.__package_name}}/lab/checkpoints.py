@@ -55,7 +55,12 @@ class Checkpoints:
         os.replace(scratch, current)
         if best:
             os.replace(_write(self.folder / "best.pt", best), self.folder / "best.pt")
-        _flush_folder(self.folder)
+        if os.name == "posix":  # the new names outlive a power failure, where the system can
+            handle = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
         self._last = time.monotonic()
 
 
@@ -66,9 +71,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
     """
     import torch
 
-    for path in (folder / "checkpoint.pt", folder / "checkpoint.previous.pt"):
-        if not path.exists():
-            continue
+    for path in filter(Path.exists, (folder / "checkpoint.pt", folder / "checkpoint.previous.pt")):
         try:
             with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
                 if archive.testzip():
@@ -88,9 +91,8 @@ class StopSignals(contextlib.ExitStack):
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in (getattr(signal, name, None) for name in SIGNALS):
-                if number is not None:
-                    self.callback(signal.signal, number, signal.signal(number, self._note))
+            for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
+                self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
 
     def _note(self, number: int, _frame: object) -> None:
@@ -108,10 +110,8 @@ def _lock(folder: Path) -> TextIO:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock: workers would hold it
         except OSError as error:  # other errors: a file system that has no locks
             if error.errno in (errno.EAGAIN, errno.EACCES):
-                raise LabError(
-                    f"another process trains {folder.name}; stop it, or name another run "
-                    f"(if there is none, remove {file.name})"
-                ) from None
+                why = f"another process trains {folder.name}; stop it, or name another run"
+                raise LabError(f"{why} (if there is none, remove {file.name})") from None
     return file
 
 
@@ -131,13 +131,3 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
     return scratch
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the new names outlive a power failure, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

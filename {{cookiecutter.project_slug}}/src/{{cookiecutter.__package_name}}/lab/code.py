@@ -56,10 +56,9 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
         raise LabError(f"{root} is not the top of a git repository; run `lab setup`")
     with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as scratch:
         Path(scratch, ".gitignore").write_text("*\n", "ascii")  # TMPDIR may be in the project
-        store = Path(scratch, "objects", "info")
-        store.mkdir(parents=True)
-        (store / "alternates").write_bytes(os.fsencode(lines[2]) + b"\n")
-        env |= {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": str(store.parent)}
+        Path(scratch, "objects", "info").mkdir(parents=True)
+        Path(scratch, "objects", "info", "alternates").write_bytes(os.fsencode(lines[2]) + b"\n")
+        env |= {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": f"{scratch}/objects"}
         if Path(lines[1]).exists():
             shutil.copy(lines[1], f"{scratch}/index")
         yield env
@@ -67,13 +66,11 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
 
 def _base(root: Path, remote: str, env: dict) -> str:
     """Return the newest commit that is also on the remote's default branch, else HEAD."""
-    head = git(root, "rev-parse", "HEAD^{commit}", env=env).stdout.strip()
     for branch in ("HEAD", "main", "master") if remote else ():
         name = f"refs/remotes/{remote}/{branch}"
-        shared = git(root, "merge-base", "HEAD", name, env=env, check=False)
-        if shared.returncode == 0:
-            return shared.stdout.strip()
-    return head
+        if shared := git(root, "merge-base", "HEAD", name, env=env, check=False).stdout.strip():
+            return shared
+    return git(root, "rev-parse", "HEAD^{commit}", env=env).stdout.strip()
 
 
 def _address(root: Path, remote: str, env: dict) -> str | None:
@@ -109,11 +106,6 @@ def _reason_to_leave_out(root: Path, path: str, untracked: bool, held: int) -> s
     return "may be a secret" if SECRET_TEXT.search(file.read_bytes()) else None
 
 
-def _behind_link(root: Path, path: str) -> bool:
-    """Tell whether a folder on the way to a tracked file is a symbolic link now."""
-    return any((root / folder).is_symlink() for folder in PurePosixPath(path).parents)
-
-
 def _stage(root: Path, base: str, env: dict) -> list[dict]:
     """Bring the temporary index in step with the working tree; return what is left out."""
 
@@ -144,35 +136,33 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
             kept.append(path)
     options = ("--name-only", "--no-renames", "--ignore-submodules=all", "-z")
     changed = names("diff-files", *options, "--", ".", NOT_CODE)
-    behind = {path for path in changed if _behind_link(root, path)}
+    # a folder on the way to a tracked file is a symbolic link now (none on the way to the root is)
+    behind = {path for path in changed if any(map(Path.is_symlink, (root / path).parents))}
     update([*behind], "--force-remove")
-    update([path for path in [*changed, *kept] if path not in behind],
-           "--add", "--remove", "--replace")  # fmt: skip
+    update([one for one in changed + kept if one not in behind], "--add", "--remove", "--replace")
     for path in kept:  # attributes such as text=auto must not take a new file's \r from it
         file = root / path
         if file.suffix != ".ipynb" and not file.is_symlink() and b"\r\n" in file.read_bytes():
             blob = git(root, "hash-object", "-w", "--no-filters", "--", path, env=env)
             mode = "100755" if os.access(file, os.X_OK) else "100644"
-            info = f"{mode},{blob.stdout.strip()},{path}"
-            git(root, "update-index", "--cacheinfo", info, env=env)
+            git(root, "update-index", "--cacheinfo", mode, blob.stdout.strip(), path, env=env)
     changed = set(names("diff", "--cached", *options, base, "--", ".", NOT_CODE)) - set(kept)
-    secret = [path for path in sorted(changed) if _reason_to_leave_out(root, path, False, 0)]
+    secret = {path for path in changed if _reason_to_leave_out(root, path, False, 0)}
     if SECRET_TEXT.search(git(root, *DIFF, base, env=env, text=False).stdout):  # also in old lines
         one = [(path, (*DIFF, base, "--", f":(literal){path}")) for path in changed]
         shown = [(path, git(root, *diff, env=env, text=False).stdout) for path, diff in one]
-        secret += [path for path, part in shown if SECRET_TEXT.search(part)]
+        secret |= {path for path, part in shown if SECRET_TEXT.search(part)}
     if secret:
-        literal = "\0".join(f":(literal){path}" for path in sorted(set(secret)))
+        literal = "\0".join(f":(literal){path}" for path in sorted(secret))
         git(root, "reset", "-q", base, "--pathspec-from-file=-", "--pathspec-file-nul",
             env=env, input=literal)  # fmt: skip
-        listed += [listing(root, path, "may be a secret") for path in sorted(set(secret))]
+        listed += [listing(root, path, "may be a secret") for path in sorted(secret)]
     return listed
 
 
 def state_of(submodule: Path) -> str | None:
     """Hash what a submodule holds beyond its commit; `None` where it holds no more."""
-    status = ("status", "--porcelain", "-z", "--untracked-files=all")
-    if not git(submodule, *status, check=False, text=False).stdout:
+    if not git(submodule, "status", "--porcelain", "-z", "-uall", check=False, text=False).stdout:
         return None
     changes = git(submodule, "diff", "HEAD", "--binary", text=False, check=False)  # no HEAD yet?
     total = hashlib.sha256(changes.stdout)
@@ -201,17 +191,15 @@ def _imported() -> list[Path]:
 
 def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     """Return the submodules, and what the run can read though its repository lacks it."""
-    tracked, submodules, listed, links = set(), [], [], []
-    for entry in git(root, "ls-files", "--stage", "-z", env=env).stdout.split("\0")[:-1]:
-        mode, path = entry.split(" ", 1)[0], entry.split("\t", 1)[1]
-        tracked.add(str(root / path))
-        if mode == "120000":
-            links.append(path)
-        elif mode == "160000":
-            submodules.append(path)
+    stage = git(root, "ls-files", "--stage", "-z", env=env).stdout
+    entries = re.findall(r"(\d+) [^\t]+\t([^\0]+)", stage)  # "mode hash stage<tab>path"
+    tracked = {str(root / path) for _, path in entries}
+    links = [path for mode, path in entries if mode == "120000"]
+    submodules = [path for mode, path in entries if mode == "160000"]
     others = ("ls-files", "--others", "--exclude-standard", "--directory", "-z")
     folders = [name.rstrip("/") for name in git(root, *others, env=env).stdout.split("\0")[:-1]]
     submodules += [name for name in folders if Path(root, name, ".git").exists()]
+    found, listed = [], []
     for path in links:
         target = (root / path).resolve()
         if target.is_file() and str(target) not in tracked:
@@ -227,7 +215,6 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
         elif str(file) not in tracked and not str(file).startswith(within):
             inner = file.relative_to(root).as_posix()
             listed.append(listing(root, inner, "imported, ignored by git"))
-    found = []
     for path in submodules:
         head = git(root / path, "rev-parse", "-q", "--verify", "HEAD", check=False).stdout.strip()
         found.append({"path": path, "commit": head or None, "changes": state_of(root / path)})

@@ -8,7 +8,6 @@ import os
 import re
 import statistics
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +75,7 @@ def _condition(text: str):
     def holds(row: dict[str, Any]) -> bool:
         value, other = row.get(field), wanted
         if isinstance(value, bool | list | dict):
-            value = str(value).lower()
-            other = wanted.lower()
+            value, other = str(value).lower(), wanted.lower()
         elif isinstance(value, int | float):
             try:
                 other = float(wanted)
@@ -117,8 +115,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["state"] == "finished":
             config = read_json(f"{row['path']}/config.json")
             seed = config.pop("seed", None)
-            code = read_json(f"{row['path']}/code.json").get("sources")
-            config["code"] = str(code or "")[:8]
+            config["code"] = str(read_json(f"{row['path']}/code.json").get("sources") or "")[:8]
             config["data"] = str(read_json(f"{row['path']}/data.json").get("fingerprint") or "")[:8]
             groups.setdefault(repr(sorted(config.items())), (config, {}))[1][seed] = row
     folded = []
@@ -127,8 +124,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = {name for row in members.values() for name in row}
         for name in sorted(names - config.keys() - NO_METRIC):
             values = [row.get(name) for row in members.values()]
-            values = [value for value in values if isinstance(value, int | float)]
-            if values:
+            if values := [value for value in values if isinstance(value, int | float)]:
                 group[name] = statistics.fmean(values)
                 group[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         folded.append(group)
@@ -183,7 +179,7 @@ def _sides(name: str, one: Any, other: Any) -> str:
     return f"  {name:<24} {_shown(one) or '-':<44} {_shown(other) or '-'}"
 
 
-def _unlike(one: dict[str, Any], other: dict[str, Any], names: Iterable[str] = ()) -> list[str]:
+def _unlike(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...] = ()) -> list[str]:
     """Write those values of both runs, or of `names` among them, that differ, a line each."""
     pairs = {name: (one.get(name), other.get(name)) for name in names or one | other}
     return [_sides(name, *pair) for name, pair in pairs.items() if pair[0] != pair[1]]

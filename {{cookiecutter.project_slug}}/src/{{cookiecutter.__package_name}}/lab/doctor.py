@@ -70,17 +70,17 @@ def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Findi
     locked = _locked(path)
     for name, (version, build, digest) in locked.items():
         one = live.get(name, {"version": None})
-        found = ""
         if one["version"] != version:
             found = f"{name} is {one['version'] or 'missing'}, not {version}"
         elif build and one.get("build") != build:
             found = f"{name} {version} is build {one.get('build')}, not {build}"
         elif digest and digest not in (one.get("sha256"), one.get("md5")):
             found = f"{name} {version} has another hash than in the lock"
-        if found and one["version"] != version == (one["version"] or "").partition("+")[0]:
-            yield "note", found, ""  # 2.14.1+cpu: pip takes it for the locked one
-        elif found:
-            yield "mend", found, _renew(path.name)
+        else:
+            continue
+        # 2.14.1+cpu: pip takes it for the locked one
+        local = one["version"] != version == (one["version"] or "").partition("+")[0]
+        yield ("note", found, "") if local else ("mend", found, _renew(path.name))
     for name in sorted(live.keys() - locked.keys() - {own, "pip", "setuptools", "wheel"}):
         yield "note", f"extra: {name} {live[name]['version']}", ""
 
@@ -98,9 +98,9 @@ def _requirement(asked: str) -> Requirement:
 def _against_ranges(root: Path, source: str, live: dict[str, dict]) -> Iterator[Finding]:
     """Name what is missing or of a version that is not allowed, where there is no lock."""
     stated = locks.asked(root, source)
-    for asked in stated["dependencies"] + stated.get("optional-dependencies", {}).get("dev", []):
-        if not isinstance(asked, str):
-            continue  # what conda hands to pip: this project
+    every = stated["dependencies"] + stated.get("optional-dependencies", {}).get("dev", [])
+    # what is no text, conda hands to pip: this project
+    for asked in [one for one in every if isinstance(one, str)]:
         one = _requirement(asked)
         version = live.get(canonical(one.name), {}).get("version")
         fits = version and one.specifier.contains(version, prereleases=True)
@@ -142,8 +142,8 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
         return
     query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     driver = call(query, timeout=PATIENCE)
-    asked = [sys.executable, "-c", TORCH]  # imported there, and only where there is a GPU
-    torch = call(asked, timeout=PATIENCE, env=project_env(root))
+    # imported there, and only where there is a GPU
+    torch = call([sys.executable, "-c", TORCH], timeout=PATIENCE, env=project_env(root))
     card = driver.stdout.strip().split("\n")[0].replace(", ", ", driver ")
     version, cuda, works = (torch.stdout.split() or ["", "", ""])[-3:]
     mend = "conda env update --file environment-gpu.yml" if CONDA else UV_TORCH
@@ -156,9 +156,8 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     elif works != "True":
         found = f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?"
     else:
-        yield "ok", f"{card}; torch {version} for CUDA {cuda}", ""
-        return
-    yield "mend", found, mend
+        found, mend = f"{card}; torch {version} for CUDA {cuda}", ""
+    yield "mend" if mend else "ok", found, mend
 
 
 def _quota(groups: Path = Path("/sys/fs/cgroup")) -> float:
@@ -236,8 +235,7 @@ def doctor(root: Path, deep: bool, as_json: bool) -> int:
             findings = [("mend", f"this could not be asked: {error}", "")]
         for (state, mend), alike in groupby(findings, key=lambda one: (one[0], one[2])):
             found = [text for _, text, _ in alike]
-            row = {"check": check.__name__[1:], "state": state, "found": found, "mend": mend}
-            answer.append(row)
+            answer += [{"check": check.__name__[1:], "state": state, "found": found, "mend": mend}]
     for row in [] if as_json else answer:
         more = f"; and {len(row['found']) - 3} more" if len(row["found"]) > 3 else ""
         print(f"{row['state']:5}{row['check']:12}{'; '.join(row['found'][:3])}{more}")

@@ -64,9 +64,8 @@ def _torch() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         found["cudnn"] = torch.backends.cudnn.version()
-        for index in range(torch.cuda.device_count()):
-            card = torch.cuda.get_device_properties(index)
-            found["gpus"].append(f"{card.name}, compute capability {card.major}.{card.minor}")
+        cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        found["gpus"] = [f"{one.name}, compute capability {one.major}.{one.minor}" for one in cards]
         driver = Path("/proc/driver/nvidia/version")
         if driver.exists():
             found["driver"] = driver.read_text(encoding="utf-8").splitlines()[0]

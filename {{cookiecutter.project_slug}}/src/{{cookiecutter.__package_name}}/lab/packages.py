@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,17 @@ def _installed() -> Iterator[tuple[str, str, Path]]:
     """Yield name, version and metadata folder of what Python can import, the first of each name."""
     seen = set()
     for place in dict.fromkeys(sys.path):
-        try:
+        names = []
+        with suppress(OSError):
             names = sorted(os.listdir(place or "."))  # noqa: PTH208 (one folder of 500 names)
-        except OSError:
-            continue
         for name in names:
             if not name.endswith((".dist-info", ".egg-info")):
                 continue
             folder = Path(place or ".", name)
             source = folder / ("METADATA" if name.endswith(".dist-info") else "PKG-INFO")
-            try:  # the first lines alone: a parser of e-mail would take a millisecond each
-                with source.open(encoding="utf-8", errors="replace") as file:
-                    text = file.read(2000)
-            except OSError:
-                continue
-            fields = dict(re.findall(r"(?m)^(Name|Version): *(.+?)\s*$", text))
+            fields = {}  # of the first lines: a parser of e-mail would take a millisecond each
+            with suppress(OSError), source.open(encoding="utf-8", errors="replace") as file:
+                fields = dict(re.findall(r"(?m)^(Name|Version): *(.+?)\s*$", file.read(2000)))
             if len(fields) == 2 and canonical(fields["Name"]) not in seen:
                 seen.add(canonical(fields["Name"]))
                 yield fields["Name"], fields["Version"], folder
@@ -139,10 +136,9 @@ def damaged(deep: bool = False, among: set[str] | None = None) -> list[tuple[str
             with open(path, "rb") as file:  # noqa: PTH123
                 now = hashlib.file_digest(file, kind).digest()
         except OSError:
-            found.append((package, tilde(path), "missing"))
-            continue
+            now = b""
         if base64.urlsafe_b64encode(now).rstrip(b"=").decode() != digest:
-            found.append((package, tilde(path), "changed"))
+            found.append((package, tilde(path), "changed" if now else "missing"))
     return found
 
 
@@ -157,10 +153,8 @@ def edited() -> list[dict[str, str]]:
             limit = written.get(canonical(name.split(".")[0]), newest)
             if Path(file).stat().st_mtime > limit + 2:
                 suspects.add(file)
-    if not suspects:
-        return []
     return [
         {"package": package, "file": file, "sha256": sha256(Path(file).expanduser())}
-        for package, file, what in damaged(among=suspects)
+        for package, file, what in (damaged(among=suspects) if suspects else ())
         if what == "changed"
     ]

@@ -48,9 +48,8 @@ def call(command: list, **options: Any) -> subprocess.CompletedProcess:
 
     Further `options` are those of `subprocess.run`, as `cwd`.
     """
-    text = {"encoding": "utf-8", "errors": "replace"}
-    command = [str(part) for part in command]
-    return subprocess.run(command, capture_output=True, check=False, **text, **options)
+    text = {"encoding": "utf-8", "errors": "replace"} | options
+    return subprocess.run([str(part) for part in command], capture_output=True, check=False, **text)
 
 
 def git(
@@ -61,10 +60,9 @@ def git(
     The output is UTF-8, or bytes without `text`. LabError if git is not installed, or fails and
     `check` is set.
     """
-    coding = {"encoding": "utf-8", "errors": "surrogateescape"} if text else {}
-    command = ["git", "-C", str(root), *arguments]
+    coding = {"errors": "surrogateescape"} if text else {"encoding": None, "errors": None}
     try:
-        done = subprocess.run(command, capture_output=True, check=False, **coding, **options)
+        done = call(["git", "-C", root, *arguments], **coding, **options)
     except FileNotFoundError:
         raise LabError("git is not installed or not on PATH; install it and try again") from None
     if check and done.returncode:

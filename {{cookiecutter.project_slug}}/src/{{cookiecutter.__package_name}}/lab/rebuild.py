@@ -39,8 +39,8 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
         raise LabError(f"{folder} holds something else; name a folder that is not there yet")
     print(f"building the environment of {len(packages)} packages in {folder}", file=sys.stderr)
     try:
-        if any(package["manager"] == "conda" for package in packages):
-            _conda(packages, folder)
+        if conda := [package for package in packages if package["manager"] == "conda"]:
+            _conda(conda, folder)
         else:
             _venv(recorded.get("python", ""), folder)
         _pip([package for package in packages if package["manager"] == "pip"], python)
@@ -78,11 +78,10 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
         raise LabError(f"it has packages of conda, and none of {tools} is here; install one")
     lines = ["@EXPLICIT"]
     for package in packages:
-        if package["manager"] == "conda":
-            if not package.get("url"):
-                raise LabError(f"the record has no address of {package['name']}; it was built here")
-            digest = package.get("md5") or package.get("sha256") or ""
-            lines.append(f"{package['url']}#{digest}".rstrip("#"))
+        if not package.get("url"):
+            raise LabError(f"the record has no address of {package['name']}; it was built here")
+        digest = package.get("md5") or package.get("sha256") or ""
+        lines.append(f"{package['url']}#{digest}".rstrip("#"))
     listing = folder.with_name(f".{folder.name}-explicit.txt")
     write_whole(listing, "\n".join(lines) + "\n")
     try:

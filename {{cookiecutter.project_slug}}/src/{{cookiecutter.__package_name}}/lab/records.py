@@ -45,11 +45,9 @@ class Record:
     @property
     def state(self) -> str:
         """`finished`, `unfinished`, or `damaged` where a file cannot be read."""
-        if not self.config:
-            return "damaged"
-        if not (self.path / "result.json").exists():
+        if self.config and not (self.path / "result.json").exists():
             return "unfinished"
-        return "finished" if self.result else "damaged"
+        return "finished" if self.config and self.result else "damaged"
 
     config = cached_property(lambda self: read_json(self.path / "config.json"))
     environment = cached_property(lambda self: read_json(self.path / "environment.json"))
@@ -158,10 +156,9 @@ class Record:
         kind = f"{config['dataset']}-{config['model']}-s{config['seed']}".replace("/", "_")
         path = runs_dir / f"{now}-{kind}-{secrets.token_hex(2)}"
         described, patch = {"run": path.name, **code[0]}, code[1]
-        cache = runs_dir / ".fingerprints.json"
         where, top = data_dir.resolve(), root.resolve()
         where = where.relative_to(top) if where.is_relative_to(top) else where  # clones move
-        found = {"fingerprint": fingerprint(files, data_dir, cache)}
+        found = {"fingerprint": fingerprint(files, data_dir, runs_dir / ".fingerprints.json")}
         found["data_dir"] = tilde(where.as_posix())
         scratch = runs_dir / f".{path.name}"
         scratch.mkdir()

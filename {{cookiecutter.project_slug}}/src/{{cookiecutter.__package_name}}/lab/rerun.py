@@ -25,7 +25,7 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
     """Compare the rows `old` and `new` of `where` to the last bit, which JSON gives back."""
     return [
         {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
-        for key in [*old, *(key for key in new if key not in old)]
+        for key in old | new
         if key not in IGNORED and json.dumps(old.get(key)) != json.dumps(new.get(key))
     ]
 
@@ -65,21 +65,18 @@ class Rerun:
         foreign = [path for path in paths if not Path(path).resolve().is_relative_to(self.root)]
         env["PYTHONPATH"] = os.pathsep.join(foreign)
         recorded = self.old.environment.get("variables") or {}
-        for name in set(environment.VARIABLES) - set(NOT_SET_AGAIN):
-            env.pop(name, None)
-            if name in recorded:
-                env[name] = recorded[name]
-        return env
+        again = set(environment.VARIABLES) - set(NOT_SET_AGAIN)
+        env = {name: value for name, value in env.items() if name not in again}
+        return env | {name: recorded[name] for name in again & recorded.keys()}
 
     def shell(self) -> dict[str, list[str]]:
         """Name the variables of this shell that gave way to the recorded ones."""
         recorded = self.old.environment.get("variables") or {}
-        here = {name: os.environ.get(name) for name in environment.VARIABLES}
-        lines = [
-            f"{name}: {here[name]} here, {recorded.get(name, 'none')} in both runs"
-            for name in here
-            if here[name] != recorded.get(name) and here[name] and name not in NOT_SET_AGAIN
-        ]
+        lines = []
+        for name in environment.VARIABLES:
+            here = os.environ.get(name)
+            if here and here != recorded.get(name) and name not in NOT_SET_AGAIN:
+                lines.append(f"{name}: {here} here, {recorded.get(name, 'none')} in both runs")
         return {"shell": lines} if lines else {}
 
     def run(self) -> tuple[Record | None, str]:
@@ -102,23 +99,23 @@ class Rerun:
             try:
                 self._watch(process, runs_dir)
             finally:
-                _end(process)
+                if process.poll() is None:  # nothing of it may be left running
+                    if hasattr(os, "killpg"):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    process.kill()
+                    process.wait()
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         refusal = next((line for line in said if line.startswith("train.py: ")), None)
         if refusal or process.returncode == 2:
             where = self.old.data.get("data_dir") or "data"
             lost = "" if (self.root / untilde(where)).exists() else f"; its data was in {where}"
             raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said)}{lost}")
-        found = all_records(runs_dir)
-        if process.returncode or not found:
-            how = f"exit code {process.returncode}: {' '.join(said[-1:])}"
-            return found[0] if found else None, tilde(how)
-        again = found[0]
-        imported = Path(again.code.get("package_path", "")).expanduser().resolve()
-        if not imported.is_relative_to(self.scratch / "code"):
-            raise LabError(
-                f"the run again imported {imported}, not the recorded code; uninstall it"
-            )
+        again = next(iter(all_records(runs_dir)), None)
+        if process.returncode or not again:
+            return again, tilde(f"exit code {process.returncode}: {' '.join(said[-1:])}")
+        package = Path(again.code.get("package_path", "")).expanduser().resolve()
+        if not package.is_relative_to(self.scratch / "code"):
+            raise LabError(f"the run again imported {package}, not the recorded code; uninstall it")
         return again, ""
 
     def _watch(self, process: subprocess.Popen, runs_dir: Path) -> None:
@@ -132,12 +129,3 @@ class Rerun:
                 same = told <= len(old) and not unlike(old[told - 1], row, "")
                 word = "identical" if same else "different"
                 print(f"epoch {told} of {self.epochs or len(old)}: {word}", file=sys.stderr)
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Make sure that nothing of a process is left running."""
-    if process.poll() is None:
-        if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()

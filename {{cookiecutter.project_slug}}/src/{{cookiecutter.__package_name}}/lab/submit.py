@@ -85,7 +85,5 @@ def show_jobs(root: Path, rows: list[dict[str, Any]]) -> None:
         if row["state"] == "unfinished":
             job = Record(Path(row["path"])).environment.get("job")
             row["state"] = states.pop(job, row["state"])
-    rows += [
-        {"run": f"job {job}", "state": state, "verdict": None, "path": ""}
-        for job, state in states.items()
-    ]
+    for job, state in states.items():
+        rows.append({"run": f"job {job}", "state": state, "verdict": None, "path": ""})

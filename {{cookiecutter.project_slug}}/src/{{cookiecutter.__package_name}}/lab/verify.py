@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from . import environment, worktree
+from . import environment, rebuild, worktree
 from .project import LabError, git, package_of, untilde, write_whole
 from .records import Record, find
 from .rerun import Rerun, unlike
@@ -39,8 +39,6 @@ def verify(
     epochs = epochs if epochs and epochs < total else None
     python = sys.executable
     if restore:
-        from . import rebuild
-
         python = rebuild.rebuild(record.environment, package_of(root), restore)
     with _cleaning_up(root) as scratch:
         patch = (record.path / "code.patch").read_bytes()
@@ -96,7 +94,7 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
     """List every number and weight that differs, in the order in which they came about."""
     before, after = old.metrics, new.metrics
     found = []
-    for index in range(epochs or max(len(before), len(after), old.config.get("epochs", 0))):
+    for index in range(epochs or max(len(before), len(after))):
         rows = [rows[index] if index < len(rows) else {} for rows in (before, after)]
         found += unlike(*rows, f"epoch {index + 1}")
     if epochs:
@@ -105,8 +103,7 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
     if (old.path / "predictions.npz").exists():
         one, other = old.predictions, new.predictions
         for name in sorted(one.keys() | other.keys()):
-            pair = (one.get(name), other.get(name))
-            if any(array is None for array in pair) or pair[0].tobytes() != pair[1].tobytes():
+            if not (name in one and name in other and one[name].tobytes() == other[name].tobytes()):
                 what = {"where": "predictions", "what": name}
                 found.append(what | {"recorded": "an array", "again": "another"})
     return found
@@ -116,11 +113,9 @@ def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
     """Say whether all differences are numbers within the tolerance (weights may differ)."""
     for item in found:
         pair = [item["recorded"], item["again"]]
-        if item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch")):
-            continue
-        if not all(isinstance(value, int | float) for value in pair):
-            return False
-        if not abs(pair[0] - pair[1]) <= tolerance:
+        weights = item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch"))
+        numbers = all(isinstance(value, int | float) for value in pair)
+        if not weights and not (numbers and abs(pair[0] - pair[1]) <= tolerance):
             return False
     return True
 
@@ -147,9 +142,8 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     weak = ("settings", "platform")  # they differ after months, and seldom explain anything
     causes |= {cause: lines for cause, lines in surroundings.items() if cause not in weak}
     surroundings |= rerun.shell()
-    same = f"the first {rerun.epochs} epochs identical" if rerun.epochs else "identical"
     if not found and not failed:
-        verdict = same
+        verdict = f"the first {rerun.epochs} epochs identical" if rerun.epochs else "identical"
     elif tolerance > 0 and not failed and _within(found, tolerance):
         verdict = "within tolerance"
     else:
@@ -178,11 +172,10 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
 
 def _strays(old: Record, again: Record | None) -> list[str]:
     """Name the files from elsewhere that only the run again imported."""
-    before, after = (one.code.get("listed", []) if one else [] for one in (old, again))
-    known = {item["path"] for item in before}
+    known = {item["path"] for item in old.code.get("listed", [])}
     return [
         f"{item['path']} was imported, and the record does not hold it"
-        for item in after
+        for item in (again.code.get("listed", []) if again else ())
         if Path(untilde(item["path"])).is_absolute() and item["path"] not in known
     ]
 
@@ -197,13 +190,10 @@ def _look_deeper(
     print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
     causes = {}
     began = datetime.strptime(old.id[:15] + "Z", "%Y%m%d-%H%M%S%z").timestamp()
-    lines = [
-        f"{file} ({package}) {what}"
-        for package, file, what in environment.damaged(deep=True)
-        if what == "missing" or Path(file).expanduser().stat().st_ctime >= began
-    ]  # what was edited before the run was so in both
-    if lines:
-        causes["edited libraries"] = lines
+    for package, file, what in environment.damaged(deep=True):
+        # what was edited before the run was so in both
+        if what == "missing" or Path(file).expanduser().stat().st_ctime >= began:
+            causes.setdefault("edited libraries", []).append(f"{file} ({package}) {what}")
     weights = any(item["what"].endswith("weights_sha256") for item in found)
     if found and not only_first and not weights:
         line = "the weights came out the same: the record's numbers were changed after the run"
@@ -218,8 +208,7 @@ def _tell(verdict: dict[str, Any]) -> None:
         print(f"  only the first {verdict['epochs']} epochs were compared, and no weights")
     if verdict["failed"]:
         print(f"  the run could not be repeated: {verdict['failed']}")
-    first = verdict["first_difference"]
-    if first:
+    if first := verdict["first_difference"]:
         pair = first["recorded"], first["again"]
         by = f" (by {pair[1] - pair[0]:.3g})" if all(isinstance(v, float) for v in pair) else ""
         where = f"{first['where']}, {first['what'].replace('_', ' ')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     if git(root, "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode:
         where = code.get("remote") or "the clone in which the run was made"
         raise LabError(f"commit {base[:12]} of the run is not in this clone; fetch it from {where}")
-    recorded = code.get("patch_sha256")
-    if recorded and hashlib.sha256(patch).hexdigest() != recorded:
+    if code.get("patch_sha256") not in (None, hashlib.sha256(patch).hexdigest()):
         raise LabError("code.patch was changed after the run; take the original from a backup")
     quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.sparseCheckout=false")
     git(root, *quiet, "worktree", "add", "--quiet", "--detach", str(folder), base)
@@ -62,19 +62,19 @@ def _restore_listed(root: Path, item: dict[str, Any], folder: Path) -> None:
 def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> None:
     """Copy a submodule's recorded commit from the working tree's own clone of it."""
     here = (source / ".git").exists()
-    if here and state_of(source) == module["changes"]:
-        head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
-        if head == module["commit"]:
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
-                            dirs_exist_ok=True, symlinks=True)  # fmt: skip
-            return
-    wanted = (str(module["commit"]), "--", ".")  # by an index of its own, beside the clone's
-    env = {**os.environ, "GIT_INDEX_FILE": f"{target.with_name(target.name)}.index"}
+    head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
+    if here and head == module["commit"] and state_of(source) == module["changes"]:
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
+                        dirs_exist_ok=True, symlinks=True)  # fmt: skip
+        return
     target.mkdir(parents=True, exist_ok=True)
-    checkout = (f"--work-tree={target}", "checkout", "--quiet", *wanted)
-    if not here or git(source, *checkout, env=env, check=False).returncode:
-        found = f"{module['path']} at {str(module['commit'])[:12]}"
-        raise LabError(f"submodule {found} is not here; git submodule update --init --recursive")
+    checkout = (f"--work-tree={target}", "checkout", "--quiet", str(module["commit"]), "--", ".")
+    with tempfile.TemporaryDirectory() as scratch:  # for an index that is not the clone's own
+        env = {**os.environ, "GIT_INDEX_FILE": f"{scratch}/index"}
+        if not here or git(source, *checkout, env=env, check=False).returncode:
+            found = f"{module['path']} at {str(module['commit'])[:12]}"
+            why = "is not here; git submodule update --init --recursive"
+            raise LabError(f"submodule {found} {why}")
 
 
 def discard(root: Path, folder: Path) -> None:
