@@ -58,11 +58,11 @@ def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
 def _show_verdicts(root: Path) -> None:
     """Write into each report what `lab verify` said last of the record beside it."""
     for card in sorted((root / "reports").glob("**/run/verification.json")):
-        page, verdict = card.parent.parent / "README.md", Record(card.parent).verification
-        text = page.read_text(encoding="utf-8") if page.exists() else ""
-        shown = re.sub(r"(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict.get('verdict')}",
-                       text, count=1, flags=re.MULTILINE)  # fmt: skip
-        if shown != text:
+        page = card.parents[1] / "README.md"
+        verdict = Record(card.parent).verification.get("verdict")
+        text = read_half(page) or ""
+        shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
+        if verdict and shown != text:
             write_whole(page, shown)
             print(f"{page.relative_to(root).as_posix()}: verdict shown")
 
