@@ -24,6 +24,13 @@ def branches(pair, theirs, ours):
     edit(pair, *ours)
 
 
+def resolve(pair):
+    """Write what is right in place of a conflict in the `.py`."""
+    head, rest = pair.py.read_text().split("<<<<<<< ")
+    tail = rest.split(">>>>>>> ")[1].split("\n", 1)[1]
+    pair.py.write_text(f"{head}second = 'both'\n{tail}")
+
+
 @pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
 def test_edits_of_different_cells_are_merged(pair, how):
     branches(pair, ("first = 1", "first = 11\n\n# %%\nnew = 1"), ("third = 3", "third = 33"))
@@ -48,10 +55,7 @@ def test_a_conflict_leaves_valid_json_and_the_way_out_that_it_names_works(pair, 
     refused = pair.sync(check=False)
     assert refused.returncode == 1
     assert "conflict markers" in refused.stdout
-    text = pair.py.read_text()
-    head, rest = text.split("<<<<<<< ")
-    tail = rest.split(">>>>>>> ")[1].split("\n", 1)[1]
-    pair.py.write_text(f"{head}second = 'both'\n{tail}")
+    resolve(pair)
     pair.sync()
     pair.project.git("add", *pair.both)
     if how == "merge":
@@ -118,11 +122,8 @@ def test_the_way_out_of_a_conflict_keeps_the_pictures_of_the_other_side(pair):
     pair.project.git("switch", "-q", "main")
     edit(pair, "second = 2", "second = 'ours'")
     assert pair.project.git("merge", "branch", check=False).returncode
-    text = pair.py.read_text()
-    assert "![p](attachment:p.png)" in text
-    head, rest = text.split("<<<<<<< ")
-    tail = rest.split(">>>>>>> ")[1].split("\n", 1)[1]
-    pair.py.write_text(f"{head}second = 'both'\n{tail}")
+    assert "![p](attachment:p.png)" in pair.py.read_text()
+    resolve(pair)
     pair.sync()
     pair.project.git("add", *pair.both)
     pair.project.git("commit", "-q", "--no-edit")

@@ -74,7 +74,7 @@ def run(argv: list[str]) -> tuple[Record | None, nn.Module]:
             training.go_on(record)
         elif world.rank == 0:
             training.begin(code)
-        world.agree(0)  # a barrier: while rank 0 hashes the data, NCCL would wait ten minutes
+        world.agree(0)  # a barrier on the CPU: NCCL would give up while rank 0 hashes
         if training.fit():
             training.test()
         elif training.record:

@@ -21,8 +21,7 @@ OPERATORS = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": opera
 HIDDEN = {"verified", "path", "seconds", "epoch", "best_epoch", "weights_sha256", "train_loss",
           "best_weights_sha256", "train_accuracy", "validation_loss", "gradient_norm"}  # fmt: skip
 NO_METRIC = {"seed", "seconds", "epoch", "best_epoch"}  # of these no mean is taken
-SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds",
-         "test_accuracy"}  # fmt: skip
+SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds", "test_accuracy"}
 BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "different": "✗ different"}
 
 
@@ -105,6 +104,13 @@ def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
     print("\n".join([form.format(*line).rstrip() for line in cells]))
 
 
+def versions_of(folder: str) -> dict[str, str]:
+    """Return which `code` and which `data` the run in `folder` has, in eight letters each."""
+    kept = {"code": ("code.json", "sources"), "data": ("data.json", "fingerprint")}
+    read = {name: read_json(f"{folder}/{file}").get(key) for name, (file, key) in kept.items()}
+    return {name: str(value or "")[:8] for name, value in read.items()}
+
+
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Fold those finished `rows` that differ in nothing but the seed; of a seed, the newest counts.
 
@@ -115,8 +121,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if row["state"] == "finished":
             config = read_json(f"{row['path']}/config.json")
             seed = config.pop("seed", None)
-            config["code"] = str(read_json(f"{row['path']}/code.json").get("sources") or "")[:8]
-            config["data"] = str(read_json(f"{row['path']}/data.json").get("fingerprint") or "")[:8]
+            config |= versions_of(row["path"])
             groups.setdefault(repr(sorted(config.items())), (config, {}))[1][seed] = row
     folded = []
     for config, members in groups.values():

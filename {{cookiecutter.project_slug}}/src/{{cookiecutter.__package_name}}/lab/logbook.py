@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from .compare import table_rows
+from .compare import table_rows, versions_of
 from .project import LabError, write_whole
 from .records import Record
 
@@ -46,8 +46,7 @@ def logbook(root: Path, output: Path | None = None) -> int:
         record = Record(Path(row["path"]))
         metrics, report = record.metrics, reports.get(row["run"])
         run = {name: row[name] for name in ("run", "state", "verdict", "verified")}
-        run |= {"config": record.config, "code": str(record.code.get("sources") or "")[:8]}
-        run["data"] = str(record.data.get("fingerprint") or "")[:8]
+        run |= {"config": record.config, **versions_of(row["path"])}
         run["result"] = {name: row.get(name) for name in RESULTS}
         run["epochs"] = _thinned([line.get("epoch") for line in metrics])
         run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in CURVES}

@@ -45,9 +45,11 @@ class Record:
     @property
     def state(self) -> str:
         """`finished`, `unfinished`, or `damaged` where a file cannot be read."""
-        if self.config and not (self.path / "result.json").exists():
+        if not self.config:
+            return "damaged"
+        if not (self.path / "result.json").exists():
             return "unfinished"
-        return "finished" if self.config and self.result else "damaged"
+        return "finished" if self.result else "damaged"
 
     config = cached_property(lambda self: read_json(self.path / "config.json"))
     environment = cached_property(lambda self: read_json(self.path / "environment.json"))

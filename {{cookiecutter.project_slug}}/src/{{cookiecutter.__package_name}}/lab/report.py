@@ -71,7 +71,8 @@ def report(
     if name:
         stem = pairs.find_notebook(root, name)
         values = dict(parameters)
-        values |= {"run": repr(_name_of_run(root, run))} if run else {}
+        if run:
+            values["run"] = repr(_name_of_run(root, run))
         notebook = _executed(root, stem, values, again)
         code = _publish(root, stem, notebook, formats, with_code) if notebook else 1
     elif not readme:
@@ -171,11 +172,10 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         style = (ASSETS / "report.css").read_text(encoding="utf-8")
         options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2", f"-Vstyles={style}")
         _pandoc(folder, "html", "report.html", "--template", ASSETS / "report.html", *options)
-        page = folder / "report.html"
         # combining characters, which pandoc writes as accents, stand beside their letter
         text = re.sub('(?<=accent="true">).(?=<)', lambda found: ACCENTS.get(found[0], found[0]),
-                      page.read_text(encoding="utf-8"))  # fmt: skip
-        write_whole(page, text)
+                      (folder / "report.html").read_text(encoding="utf-8"))  # fmt: skip
+        write_whole(folder / "report.html", text)
     if "pdf" not in formats:
         return None
     _pandoc(folder, "typst", "report.typ", "--template", ASSETS / "report.typ")
