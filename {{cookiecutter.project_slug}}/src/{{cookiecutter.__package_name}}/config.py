@@ -92,9 +92,8 @@ def parse_arguments(
     for name, value in given.items():
         smallest = MINIMUM.get(name, -1e308)  # JSON has no infinity
         if isinstance(value, int | float) and not smallest <= value < float("inf"):
-            flag, use = name.replace("_", "-"), f"{smallest} or more"
-            use = use if name in MINIMUM else "a finite number"
-            raise UserError(f"--{flag} {value} is out of range; use {use}")
+            use = f"{smallest} or more" if name in MINIMUM else "a finite number"
+            raise UserError(f"--{name.replace('_', '-')} {value} is out of range; use {use}")
     paths = {name: given[name].expanduser().absolute() for name in ("data_dir", "runs_dir")}
     return parsed.config, dataclasses.replace(parsed.run, **paths)
 

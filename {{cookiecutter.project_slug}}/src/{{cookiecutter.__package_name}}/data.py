@@ -181,9 +181,8 @@ def folder(config: Config, options: RunOptions) -> Splits:
         splits[part] = Split(labels, None, paths, config.image_size) if paths else None
     files = [path for split in splits.values() if split for path in split.paths]
     shift = config.image_size // 16
-    held = (
-        config.image_size**2 + (config.image_size + 2 * shift) ** 2
-    )  # as bytes of a channel, and the padded copy
+    # bytes of a channel: the image and its padded copy
+    held = config.image_size**2 + (config.image_size + 2 * shift) ** 2
     if len(files) * held * 3 <= options.memory_limit_mb * 2**20:
         splits = {part: _into_memory(split) if split else None for part, split in splits.items()}
     return Splits(*splits.values(), names, files, top, shift=shift, flip=True)
