@@ -116,6 +116,16 @@ def test_a_clone_without_hooks_and_filter_is_sent_to_lab_setup(repository):
     assert commands == ["lab setup"]
 
 
+def test_a_repository_of_another_owner_is_told_in_the_words_of_git(repository, tmp_path):
+    env = {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1", "HOME": str(tmp_path), "XDG_CONFIG_HOME": ""}
+    text, _ = mends(ask(repository, env=env), "git")
+    assert "safe.directory" in text
+    done = repository.lab("setup", env=env)
+    assert done.returncode == 2
+    assert "safe.directory" in done.stderr
+    assert "made a repository" not in done.stdout
+
+
 def test_a_notebook_with_outputs_in_the_last_commit_is_found_without_being_asked_for(repository):
     notebook = repository.root / "notebooks" / "01_baseline.ipynb"
     text = notebook.read_text(encoding="utf-8").replace(
@@ -177,6 +187,14 @@ def test_without_a_lock_a_package_outside_environment_yml_is_named(project, cond
     assert commands == ["conda env update --file environment.yml --prune"]
 
 
+def test_what_environment_yml_hands_to_pip_is_missed_too(project, conda):
+    source = project.root / "environment.yml"
+    text = source.read_text(encoding="utf-8").rstrip() + "\n      - einops>=0.8\n"
+    source.write_text(text, encoding="utf-8")
+    found, _ = mends(ask(project, python=conda["cpu"][0] / "bin" / "python"), "environment")
+    assert found == "einops is missing, asked for: einops>=0.8"
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -214,6 +232,45 @@ def test_extras_markers_and_addresses_in_pyproject_toml_are_understood(project):
     source.write_text(text, encoding="utf-8")
     text, _ = mends(ask(project), "environment")
     assert text == "einops is missing, asked for: einops @ git+https://example.org/einops"
+
+
+def test_who_must_have_cuda_is_compared_with_the_file_that_asks_for_it(project, conda):
+    source = project.root / "environment-gpu.yml"
+    text = source.read_text(encoding="utf-8").replace("numpy=2.4", "numpy=2.3")
+    source.write_text(text, encoding="utf-8")
+    found, commands = mends(ask(project, python=conda["gpu"][0] / "bin" / "python"), "environment")
+    assert found == "numpy is 2.4.6, asked for: numpy=2.3"
+    assert commands == ["conda env update --file environment-gpu.yml --prune"]
+
+
+def test_a_virtual_environment_in_the_project_that_is_gone_is_missed(repository):
+    scratch = repository.root / ".venv" / "bin"
+    scratch.mkdir(parents=True)
+    (scratch / "python").symlink_to(sys.executable)
+    common = '"$(git rev-parse --git-common-dir)"'
+    repository.lab("setup", check=True)
+    value = f'p={common}/../.venv/bin/python; [ -x "$p" ] || p=python3; exec "$p" x'
+    repository.git("config", "merge.notebook.driver", value)
+    assert "merge.notebook.driver" not in mends(ask(repository), "git")[0]
+    shutil.rmtree(repository.root / ".venv")
+    text, commands = mends(ask(repository), "git")
+    assert re.search(r"merge\.notebook\.driver names .*/\.venv/bin/python, which is gone", text)
+    assert commands == ["lab setup"]
+
+
+def test_another_clone_that_notebooks_would_import_is_noted(project, bake):
+    other = bake(python_version=HERE)
+    rows = ask(project, env={"PYTHONPATH": str(other.root / "src")})["python"]
+    (found,) = [text for row in rows if row["state"] == "note" for text in row["found"]]
+    assert f"notebooks find the package in {other.root}/src" in found
+    assert [row["state"] for row in ask(project)["python"]] == ["ok"]
+
+
+def test_a_package_from_git_is_missed_by_its_lock(project):
+    line = "einops @ git+https://example.org/einops@0123abc\n"
+    (project.root / "requirements.lock").write_text(line, encoding="utf-8")
+    text, _ = mends(ask(project), "environment")
+    assert "einops is missing, not git+https://example.org/einops@0123abc" in text
 
 
 def test_what_development_needs_is_missed_by_pip_as_by_conda(project):

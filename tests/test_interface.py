@@ -26,11 +26,14 @@ def theirs(project: Project) -> list[Path]:
 
 
 def imported(project: Project, path: Path) -> set[tuple[str, str | None]]:
-    """Return module, within the package, and name (None: the whole module) of each import."""
+    """Return module, within the package, and name (None: the whole module) of each import.
+
+    Of a whole module also what the file names of it.
+    """
     package = project.root / "src" / project.package
     lines = [line for line in path.read_text().splitlines() if not line.startswith(("%", "!"))]
-    found = set()
-    for node in ast.walk(ast.parse("\n".join(lines))):
+    found, tree = set(), ast.parse("\n".join(lines))
+    for node in ast.walk(tree):
         if not isinstance(node, ast.ImportFrom):
             continue
         parts = (node.module or "").split(".")
@@ -40,6 +43,12 @@ def imported(project: Project, path: Path) -> set[tuple[str, str | None]]:
             module = "/".join([*filter(None, parts), alias.name])
             whole = (package / f"{module}.py").exists()
             found.add((module, None) if whole else ("/".join(filter(None, parts)), alias.name))
+            for used in ast.walk(tree) if whole else ():
+                of = getattr(used, "value", None)
+                if isinstance(used, ast.Attribute) and isinstance(of, ast.Name):
+                    found |= (
+                        {(module, used.attr)} if of.id == (alias.asname or alias.name) else set()
+                    )
     return found
 
 

@@ -93,6 +93,7 @@ def checked(pristine, tmp_path_factory):
     texts["innocent"] = baseline + (
         '\n# %%\npad_token = "<|endoftext|>"\ntoken = "positional_embedding"\n'
         "print(f\"token = '{pad_token}', https://x.org{root}\")\n"
+        "\n# %% [markdown]\n# $f:\\mathbb{R}^d\\to\\mathbb{R}$ and $T:X\\to Y$\n"
     ).replace("{root}", str(root))
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")
@@ -154,6 +155,32 @@ def test_a_hypothesis_without_a_number_is_a_warning(checked):
 
 def test_what_only_looks_like_a_sin_is_none(checked):
     assert findings(checked, "innocent") == []
+
+
+@pytest.mark.parametrize("line", ["SEED = 42", "seed: int = 42", "np.random.seed(42)"])
+def test_a_seed_may_be_set_in_any_usual_way(repository, line):
+    text = read(repository)
+    assert "seed = 42" in text
+    path = repository.root / BASELINE
+    path.write_text(text.replace("seed = 42", f"{line}\nsead = 42", 1), encoding="utf-8")
+    assert "before any seed" not in repository.lab("check").stdout
+    path.write_text(text.replace("seed = 42", "sead = 42", 1), encoding="utf-8")
+    assert "before any seed" in repository.lab("check").stdout
+
+
+def test_a_report_under_a_name_with_accents_has_its_record_in_git(trained, tmp_path):
+    root = tmp_path / "copy"
+    shutil.copytree(trained.root, root)
+    project = Project(root)
+    for suffix in (".py", ".ipynb"):
+        source = root / f"notebooks/01_baseline{suffix}"
+        source.rename(source.with_name(f"01_Été d'essai{suffix}"))
+    project.lab("report", "01", "--run", "latest", "--to", "md", check=True)
+    assert "is not in git" in project.lab("check").stdout
+    project.git("add", "-A")
+    assert "is not in git" not in project.lab("check").stdout
+    project.lab("report", "--readme", check=True)
+    assert "(reports/01_Été%20d'essai/)" in (root / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_notebook_without_a_sin_has_no_finding_among_them(checked):

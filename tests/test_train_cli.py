@@ -60,7 +60,7 @@ def test_main_can_be_imported_and_returns_record_and_model(repository):
 import train
 record, model = train.main(["--epochs", "1", "--seed", "3"])
 assert record.state == "finished" and record.config["seed"] == 3, record
-assert record.result["weights_sha256"] == train.weights_sha256(model.state_dict())
+assert record.result["weights_sha256"] == train.records.weights_sha256(model.state_dict())
 """
     repository.python("-c", code, check=True)
 

@@ -197,6 +197,40 @@ def test_a_folder_without_classes_or_images_or_at_all_is_said(repository):
     assert "Traceback" not in done.stderr
 
 
+def test_a_class_without_a_png_or_jpg_is_named_and_not_left_out(repository):
+    train = repository.root / "data" / "train"
+    write_folder(repository.root / "data")
+    (train / "dim").mkdir()
+    (train / "dim" / "1.webp").write_bytes(b"RIFF")
+    done = repository.train(*FOLDER)
+    assert done.returncode == 2
+    assert "images of ['bright', 'dark'], not of ['dim']" in done.stderr
+
+
+def test_a_damaged_image_of_the_test_set_ends_a_streamed_run_before_it_begins(repository):
+    write_folder(repository.root / "data", ("train", "val", "test"))
+    broken = max((repository.root / "data" / "test" / "dark").iterdir())
+    broken.write_bytes(broken.read_bytes()[:40])
+    done = repository.train(*FOLDER, "--memory-limit-mb", "0")
+    assert done.returncode == 2
+    assert f"{broken} is not a readable image" in done.stderr
+    assert not repository.runs()
+
+
+def test_grey_images_of_16_bits_keep_their_range(repository):
+    code = f"""
+import numpy as np
+from pathlib import Path
+from PIL import Image
+from {repository.package}.data import _read_image
+ramp = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
+Image.fromarray(ramp).save("ramp.png")
+read = _read_image(Path("ramp.png"), 64).float()
+assert read.min() == 0 and read.max() == 255 and 127 < read.mean() < 128, read
+"""
+    repository.python("-c", code, check=True)
+
+
 def test_what_systems_hide_in_a_folder_is_neither_image_nor_class(repository):
     train = repository.root / "data" / "train"
     write_folder(repository.root / "data")

@@ -104,7 +104,7 @@ records.Record.append = later
     "between the last checkpoint and the result": """
 def finish(self, *_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
-train.Record.finish = finish
+train.records.Record.finish = finish
 """,
 }
 
@@ -236,6 +236,21 @@ def test_a_stranger_s_checkpoint_runs_no_code(repository):
     done = repository.train("--resume", "latest")
     assert "is damaged" in done.stderr
     assert not (repository.root / "owned").exists()
+
+
+def test_a_number_of_numpy_in_the_progress_is_refused_before_work_is_lost(repository):
+    script = repository.root / "train.py"
+    text = script.read_text(encoding="utf-8")
+    old = "    best_epoch: int = 0\n"
+    assert old in text
+    new = f"{old}    best_recall: object = __import__('numpy').float64(0.5)\n"
+    script.write_text(text.replace(old, new), encoding="utf-8")
+    done = repository.train("--epochs", "3", "--checkpoint-minutes", "0")
+    assert done.returncode == 2
+    (said,) = done.stderr.strip().splitlines()
+    assert "a checkpoint cannot hold numpy" in said
+    assert "float(...)" in said
+    assert not list(repository.runs()[0].glob("checkpoint.pt*"))
 
 
 def test_flags_that_differ_are_named_one_by_one_and_equal_ones_are_taken(repository):

@@ -25,15 +25,15 @@ from {{cookiecutter.__package_name}}.batches import TrainingBatches, evaluation_
 from {{cookiecutter.__package_name}}.config import Config, RunOptions, UserError
 from {{cookiecutter.__package_name}}.data import Split, Splits, load_splits
 from {{cookiecutter.__package_name}}.distributed import World, join_world
-from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals, load_newest
+from {{cookiecutter.__package_name}}.lab import checkpoints, records
+from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals
 from {{cookiecutter.__package_name}}.lab.project import LabError
-from {{cookiecutter.__package_name}}.lab.records import Record, capture, find, fingerprint, weights_sha256
 from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
 DATA, MODEL = 1, 2  # random streams: order and augmentation; what the model draws (dropout)
 
 
-def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
+def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Module]:
     """Train; return the record (`None` on ranks above 0) and the model with its last weights.
 
     Raises SystemExit: 2 where the arguments, the data or the disk do not allow it, 128 + the
@@ -51,19 +51,19 @@ def main(argv: list[str] | None = None) -> tuple[Record | None, nn.Module]:
     raise SystemExit(2)
 
 
-def run(argv: list[str]) -> tuple[Record | None, nn.Module]:
+def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
     """Run one experiment, from its arguments to its result."""
     if configuration.ROOT != ROOT:
         raise UserError(f"the package is not of {ROOT}: restart python, or pip install -e {ROOT}")
     config, options = configuration.parse_arguments(argv)
     record = None
     if options.resume is not None:
-        record = find(ROOT, options.resume, options.runs_dir, state="unfinished")
+        record = records.find(ROOT, options.resume, options.runs_dir, state="unfinished")
         if record.state != "unfinished":
             raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
         config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
     world = join_world(config.device)
-    code = None if record or world.rank else capture(ROOT, argv)  # before anybody edits it
+    code = None if record or world.rank else records.capture(ROOT, argv)  # before anybody edits it
     config = replace(config, device=world.device.type)
     seeding.make_repeatable(config.deterministic, config.threads)
     seeding.seed_everything(config.seed)
@@ -119,12 +119,12 @@ class Training:
         self.amp = torch.autocast(world.device.type, torch.bfloat16, config.amp == "bf16")
         self.progress = Progress()
         self.sums = torch.zeros(3, device=world.device)  # loss, accuracy, norm of the gradients
-        self.record: Record | None = None  # rank 0 alone has one
+        self.record: records.Record | None = None  # rank 0 alone has one
         self.checkpoints: Checkpoints | None = None
 
     def begin(self, code: tuple[dict, bytes]) -> None:
         """Start a new record."""
-        self.record = Record.create(
+        self.record = records.Record.create(
             ROOT,
             self.options.runs_dir,
             config=asdict(self.config),
@@ -136,17 +136,18 @@ class Training:
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
-    def go_on(self, record: Record) -> None:
+    def go_on(self, record: records.Record) -> None:
         """Take up an unfinished run where its last checkpoint left it."""
         if (size := record.environment.get("world_size", 1)) != self.world.size:
             raise UserError(f"{record.id} was begun by {size} processes; give torchrun as many")
         if self.world.rank == 0:
-            cache, folder = record.path.parent / ".fingerprints.json", self.splits.folder
-            if fingerprint(self.splits.files, folder, cache) != record.data.get("fingerprint"):
+            folder, cache = self.splits.folder, record.path.parent / ".fingerprints.json"
+            now = records.fingerprint(self.splits.files, folder, cache)
+            if now != record.data.get("fingerprint"):
                 raise UserError(f"{record.id} was begun with other data than {folder} holds now")
             self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes, self.stop)
             self.record = record
-        if state := load_newest(record.path):
+        if state := checkpoints.load_newest(record.path):
             for name in ("model", "optimizer", "schedule"):
                 getattr(self, name).load_state_dict(state[name])
             self.progress = Progress(**state["progress"])
@@ -211,8 +212,7 @@ class Training:
         if self.record:
             self.record.append(row)
             bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
-        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
-        # images cannot tell apart, the last; few images would often pick an early one by luck.
+        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs within it, the last.
         if validation_loss < progress.best_loss:
             losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
             standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)
@@ -284,8 +284,8 @@ class Training:
                 "best_epoch": self.progress.best_epoch,
                 "epochs": self.progress.epoch,
                 "seconds": self.progress.seconds,
-                "weights_sha256": weights_sha256(last),
-                "best_weights_sha256": weights_sha256(best),
+                "weights_sha256": records.weights_sha256(last),
+                "best_weights_sha256": records.weights_sha256(best),
             },
             labels=labels.numpy(),
             probabilities=log_probs.exp().numpy(),

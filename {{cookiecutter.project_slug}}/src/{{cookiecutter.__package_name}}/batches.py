@@ -89,8 +89,7 @@ class TrainingBatches:
         self.shift = splits.shift if config.augment else 0
         self.flip = splits.flip and config.augment
         self.statistics = [value.to(world.device) for value in splits.statistics]
-        pixels = self.split.pixels
-        self.crops = None if pixels is None else _crops(pixels, self.shift)
+        self.crops = None if self.split.pixels is None else _crops(self.split.pixels, self.shift)
 
     def __len__(self) -> int:
         return len(self.split) // self.batch_size
@@ -136,10 +135,9 @@ def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Ite
     statistics = [value.to(world.device) for value in splits.statistics]
     mine = torch.arange(len(split))[world.rank :: world.size]  # none, where ranks outnumber images
     indices = [index for index in mine.split(EVALUATION_BATCH) if len(index)]
+    batches = map(split.read, indices)
     if split.pixels is None:
         batches = _read_ahead(split, indices, workers, world.device)
-    else:
-        batches = (split.read(index) for index in indices)
     for pixels in batches:
         yield normalise(pixels, *statistics)
 

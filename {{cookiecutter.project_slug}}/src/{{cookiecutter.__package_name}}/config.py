@@ -129,11 +129,10 @@ def take_recorded(
     tuples = {name for name, value in vars(Config()).items() if isinstance(value, tuple)}
     base = Config(**{k: tuple(v) if k in tuples else v for k, v in recorded.items()})
     config, options = parse_arguments(argv, base, data_dir)
-    given = vars(config)
     differing = [
-        f"--{name.replace('_', '-')} {given[name]} (recorded: {value})"
-        for name, value in vars(base).items()
-        if given[name] != value and (name, given[name]) != ("device", "auto")  # whatever it was
+        f"--{name.replace('_', '-')} {new} (recorded: {old})"
+        for (name, old), new in zip(vars(base).items(), vars(config).values(), strict=True)
+        if new != old and (name, new) != ("device", "auto")  # whatever it was
     ]
     if differing:
         raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")

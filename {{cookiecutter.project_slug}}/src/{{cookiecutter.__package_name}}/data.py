@@ -114,16 +114,15 @@ class Splits:
     def samples(self) -> dict[str, np.ndarray]:
         """The first 16 training images, (16, height, width, channels), and their labels, (16,)."""
         index = torch.arange(min(16, len(self.train)))
-        pixels = self.train.read(index)
+        pixels = self.train.read(index).cpu()
         changes = draw_changes(len(index), self.shift, self.flip, torch.Generator().manual_seed(0))
-        statistics = [value.to(pixels.device) for value in self.statistics]
         samples = {
             "images": pixels,
             "augmented": augment(pixels, changes, self.shift),
-            "normalised": normalise(pixels, *statistics).permute(0, 2, 3, 1),
-            "labels": self.train.labels[: len(index)],
+            "normalised": normalise(pixels, *self.statistics).permute(0, 2, 3, 1),
+            "labels": self.train.labels[: len(index)].cpu(),
         }
-        return {name: values.cpu().numpy() for name, values in samples.items()}
+        return {name: values.numpy() for name, values in samples.items()}
 
 
 def digits(config: Config, options: RunOptions) -> Splits:
@@ -169,9 +168,12 @@ def folder(config: Config, options: RunOptions) -> Splits:
     top = options.data_dir
     images = {part: list(_find_images(top / part)) for part in ("train", "val", "test")}
     names = sorted({name for name, _ in images["train"]})
-    if len(names) < 2:
-        found = f"{top / 'train'} has images of {names or 'no class'}, or is not there"
-        raise UserError(f"{found}; put those of two or more at train/<class>/*.png or jpg")
+    other = {path.parent.name for path in (top / "train").glob("[!.]*/[!.]*")} - set(names)
+    if len(names) < 2 or other:
+        found = (
+            f"{top / 'train'} has images of {names or 'no class'}, not of {sorted(other) or 'two'}"
+        )
+        raise UserError(f"{found}; put those of every class at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
     for part, found in images.items():
         if other := {name for name, _ in found} - set(names):
@@ -204,7 +206,7 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
     config : Config
         Its `dataset`, `split_seed` and `image_size` count.
     options : RunOptions
-        Its `data_dir` and `memory_limit_mb` count.
+        Its `data_dir` and `memory_limit_mb` count, and `resume`: then no image is checked.
 
     Returns
     -------
@@ -228,6 +230,10 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
             splits = replace(splits, train=rest, **{name: cut})
     if not len(splits.train):
         raise UserError(f"{config.dataset} has too few images to be split; add some, or make val/")
+    if options.resume is None:  # a damaged image shows now, not when hours are spent
+        paths = [*splits.validation.paths, *splits.test.paths]
+        for path in tqdm(paths, "check images", leave=False, disable=None):
+            _read_image(path, config.image_size)
     return splits
 
 
@@ -245,6 +251,8 @@ def _read_image(path: Path, size: int) -> Tensor:
 
     try:
         with Image.open(path) as image:
+            if image.mode.startswith("I"):  # of 16 bits: PIL would make all above 255 white
+                image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} is not a readable image; mend or remove it ({error})") from None

@@ -103,9 +103,8 @@ def samples(source: Any, columns: int = 10) -> Chart:
     )
     for row, kind in enumerate(("images", "augmented", "normalised")):
         bounds = (low, high) if kind == "normalised" else (0, 255)
-        for column in range(columns):
-            name = names[int(sheet["labels"][column])] if row == 0 else ""
-            _draw(axes[row, column], sheet[kind][column], *bounds, title=name)
+        for panel, image, label in zip(axes[row], sheet[kind], sheet["labels"], strict=False):
+            _draw(panel, image, *bounds, title="" if row else names[label])
         axes[row, 0].set_ylabel(kind.replace("images", "stored"), fontsize=8)
     return chart
 
@@ -207,15 +206,12 @@ def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     """Draw the `columns` wrong predictions of which the model was surest, with both labels."""
     names, found = record.data["class_names"], record.predictions
     wrong = found["wrong_index"][: 2 * columns]
-    rows = max(-(-len(wrong) // columns), 1)
-    chart, axes = _chart(
-        "The mistakes of which the model is surest" if len(wrong) else "There are no mistakes",
-        "Wrongly classified test images, with the probability that the model gave to its answer."
-        if len(wrong)
-        else "All test images are classified correctly.",
-        panels=(rows, columns),
-        height=0.4 + 1.3 * rows if len(wrong) else 0.4,
-    )
+    rows = -(-len(wrong) // columns)
+    title, caption = "There are no mistakes", "All test images are classified correctly."
+    if rows:
+        title = "The mistakes of which the model is surest"
+        caption = "Wrongly classified test images, and how sure the model was of its answer."
+    chart, axes = _chart(title, caption, (max(rows, 1), columns), height=0.4 + 1.3 * rows)
     for panel in axes.flat[len(wrong) :]:
         panel.set_axis_off()
     for index, image, panel in zip(wrong, found["wrong_images"], axes.flat, strict=False):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -17,8 +16,7 @@ from typing import Any, TextIO
 
 from .project import LabError
 
-DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError,
-           pickle.UnpicklingError, zipfile.BadZipFile)  # fmt: skip
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slurm's warning
 
 
@@ -125,6 +123,8 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
+        if refused := torch.serialization.get_unsafe_globals_in_checkpoint(scratch):
+            raise LabError(f"a checkpoint cannot hold {refused[0]}; make it a number by float(...)")
     except BaseException as error:
         scratch.unlink(missing_ok=True)
         if isinstance(error, RuntimeError):  # torch hides the full disk behind its own error

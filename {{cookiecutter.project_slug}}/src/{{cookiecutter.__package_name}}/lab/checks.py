@@ -27,15 +27,15 @@ SECTIONS = {  # title: what it needs (see NEEDS), and what to do about a prompt 
 NEEDS = {
     "prose": ("has no prose", r"\w"),
     "code": ("has no code", r"\S"),
-    "figure": ("draws no figure", r"figures\.\w|plt\.|\.plot|imshow|\bImage\(|\bdisplay\("),
+    "figure": ("draws no figure", r"figures\.\w|(plt|sns)\.|\.(plot|hist)|show\(|Image\(|display"),
     "training": ("neither runs train.py nor loads a record", r"train\.py|[Rr]ecord|find\("),
 }
-SEED = re.compile(r"\bseed\s*=\s*\d|seed_everything\(|manual_seed\(|--seed[ =]\d")
+SEED = re.compile(r"(?i)\bseed\s*(?::\s*int\s*)?=\s*\d|seed\w*\(\s*\w|--seed[ =]\d")
 TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
 MACHINE = (
     r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
-    r"|(?<!\w)[A-Za-z]:\\+\w[\w\\.-]+"
+    r"|(?<!\w)[A-Za-z]:\\+(?!math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"  # no f:\mathbb{R}
 )
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 
@@ -49,7 +49,7 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
     asked = [pairs.find_notebook(root, name) for name in names] or pairs.stems(root)
     scratch = root / "notebooks" / "scratch"
     stems = [stem for stem in dict.fromkeys(asked) if scratch not in stem.parents]
-    tracked = set(git(root, "ls-files", "reports", check=False).stdout.splitlines())
+    tracked = set(git(root, "ls-files", "-z", "reports", check=False).stdout.split("\0"))
     found = []
     for stem in stems:
         path = pairs.half(stem, ".py").relative_to(root).as_posix()
@@ -163,7 +163,7 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
     verdict = Record(report.parent / "run").verification.get("verdict", "")
     card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
     if not all((root / part).exists() for part in card):
-        yield 1, f"its report is stale: it has no run record; lab report {name}", False
+        yield 1, f"its report is stale: no cell set `record`, its run; lab report {name}", False
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
         yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
     elif f"**Verified** {verdict}" not in text:

@@ -122,7 +122,9 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(encoding="utf-8", errors="replace")
     options = vars(_parser().parse_args(argv))
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # tidy up first
+    for number in {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")}:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda number, _: sys.exit(128 + number))  # tidy up first
     module, function = options.pop("call").split(".")
     try:
         if function != "merge_driver":

@@ -51,8 +51,7 @@ def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
     cards = [Record(path.parent) for path in (root / "reports").glob("**/run/verification.json")]
     verdicts = {card.id: card.verification for card in cards}
     entries = list(os.scandir(runs_dir)) if runs_dir.is_dir() else []
-    folders = [entry.path for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    for folder in sorted(folders):
+    for folder in sorted(one.path for one in entries if one.is_dir() and one.name[0] != "."):
         row = row_of(folder, metrics)
         if row["state"] == "damaged" and not Path(folder, "config.json").exists():
             print(f"skipped {folder}: it is no record", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -32,7 +33,7 @@ TORCH = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.i
 
 
 def _git(root: Path, _deep: bool) -> Iterator[Finding]:
-    top = git(root, "rev-parse", "--show-toplevel", check=False).stdout.strip()
+    top = git(root, "rev-parse", "--show-toplevel", check=(root / ".git").exists()).stdout.strip()
     if not top or Path(top).resolve() != root.resolve():
         yield "mend", "the project is not a git repository of its own", "lab setup"
         return
@@ -42,9 +43,14 @@ def _git(root: Path, _deep: bool) -> Iterator[Finding]:
         yield "ok", "repository, hooks, notebook filter and merge driver", ""
 
 
-def _python(_root: Path, _deep: bool) -> Iterator[Finding]:
-    here = ".".join(map(str, sys.version_info[:3]))  # pip and _environment hold it to what is asked
-    yield "ok", f"{here} in {sys.prefix}", ""
+def _python(root: Path, _deep: bool) -> Iterator[Finding]:
+    # pip and _environment hold the version to what is asked
+    yield "ok", f"{sys.version.split()[0]} in {sys.prefix}", ""
+    spec = importlib.util.find_spec(package_of(root))
+    if not spec or not Path(spec.origin).resolve().is_relative_to(root):
+        place = f"in {spec.origin}" if spec else "nowhere"
+        found = f"notebooks find the package {place}, not in this project"
+        yield "note", found, "pip install --no-deps -e ."
 
 
 def _renew(source: str) -> str:
@@ -58,7 +64,7 @@ def _locked(path: Path) -> dict[str, tuple[str, str, str]]:
     """Read version, build and hash by name from an explicit or a requirements lock."""
     text = path.read_text(encoding="utf-8", errors="replace")
     if not CONDA:
-        pins = re.findall(r"(?m)^([\w.-]+)==([\w.!+-]+) *(?:;([^\\\n]+))?", text)
+        pins = re.findall(r"(?m)^([\w.-]+)(?:==| @ )([^\s;\\]+) *(?:;([^\\\n]+))?", text)
         here = [pin for pin in pins if not pin[2] or Marker(pin[2]).evaluate()]
         return {canonical(name): (version, "", "") for name, version, _ in here}
     parts = r"(?m)/([^/]+)-([^-/]+)-([^-/]+?)(?:\.conda|\.tar\.bz2)#(?:sha256:)?(\w+)$"
@@ -70,7 +76,7 @@ def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Findi
     locked = _locked(path)
     for name, (version, build, digest) in locked.items():
         one = live.get(name, {"version": None})
-        if one["version"] != version:
+        if version not in (one["version"], one.get("source")):
             found = f"{name} is {one['version'] or 'missing'}, not {version}"
         elif build and one.get("build") != build:
             found = f"{name} {version} is build {one.get('build')}, not {build}"
@@ -99,8 +105,8 @@ def _against_ranges(root: Path, source: str, live: dict[str, dict]) -> Iterator[
     """Name what is missing or of a version that is not allowed, where there is no lock."""
     stated = locks.asked(root, source)
     every = stated["dependencies"] + stated.get("optional-dependencies", {}).get("dev", [])
-    # what is no text, conda hands to pip: this project
-    for asked in [one for one in every if isinstance(one, str)]:
+    every += next((one["pip"] for one in every if isinstance(one, dict)), [])
+    for asked in [one for one in every if isinstance(one, str) and one[:1] != "-"]:  # less -e .
         one = _requirement(asked)
         version = live.get(canonical(one.name), {}).get("version")
         fits = version and one.specifier.contains(version, prereleases=True)
@@ -115,7 +121,8 @@ def _environment(root: Path, deep: bool) -> Iterator[Finding]:
     source, lock = "pyproject.toml", "requirements.lock"
     if CONDA:
         gpu = "-gpu" if "cuda" in live.get("pytorch", {}).get("build", "") else ""
-        source, lock = "environment.yml", f"conda-{live['python']['subdir']}{gpu}.lock"
+        source = "environment-gpu.yml" if "pytorch-gpu" in live else "environment.yml"
+        lock = f"conda-{live['python']['subdir']}{gpu}.lock"
     found = list(_against_ranges(root, source, live))
     if (root / lock).is_file():
         source = lock

@@ -35,7 +35,7 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
         if name not in known:
             raise LabError(f"the notebook has no parameter {name!r}; it has {', '.join(known)}")
         with contextlib.suppress(ValueError, SyntaxError):  # a plain word
-            value = ast.literal_eval(value)
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(value, value))
         lines.append(f"{name} = {value!r}  # set by lab report")
     cell = {"cell_type": "code", "id": "set-by-lab", "metadata": {"tags": ["injected-parameters"]}}
     cell |= {"source": "\n".join(lines), "outputs": [], "execution_count": None}
@@ -49,11 +49,11 @@ def _show_instead_of_training(cells: list[dict]) -> None:
     """Put the reported run where the notebook trains one."""
     training = re.compile(r"(?m)^%run \S*train\.py.*$")
     found = [cell for cell in cells if training.search("".join(cell["source"]))]
-    if not found:
-        raise LabError("the notebook has no line `%run ../train.py ...`, in whose place a run goes")
-    for cell in found:
-        shown = "record = find(ROOT, run)  # set by lab report, instead of training"
-        cell["source"] = training.sub(shown, "".join(cell["source"]))
+    if len(found) != 1:
+        many = f"the notebook has {len(found)} cells with `%run ../train.py ...`"
+        raise LabError(f"{many}; --run puts a run in the place of one")
+    shown = "record = find(ROOT, run)  # set by lab report, instead of training"
+    found[0]["source"] = training.sub(shown, "".join(found[0]["source"]))
 
 
 def _code(notebook: dict) -> list[dict]:

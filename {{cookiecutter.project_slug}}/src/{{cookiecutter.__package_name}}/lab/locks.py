@@ -50,7 +50,7 @@ def explain(said: str) -> str:
     for pattern, words in WORDS.items():
         if found := re.search(pattern, said + "\n"):
             return words.format(*found.groups())
-    return " ".join(said.split())[-300:] or "the solver failed and said nothing"
+    return " ".join(said.split()[-40:]) or "the solver failed and said nothing"
 
 
 def asked(root: Path, source: str) -> dict:

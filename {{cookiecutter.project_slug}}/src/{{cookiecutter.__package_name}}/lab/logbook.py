@@ -53,9 +53,9 @@ def logbook(root: Path, output: Path | None = None) -> int:
         run["report"] = os.path.relpath(report, output.parent) if report else None
         runs.append(run)
     text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False)
-    text = text.replace("<", "\\u003c")  # in a value it must not close the script
     page = Path(__file__).with_name("logbook.html").read_text(encoding="utf-8")
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, page.replace("/*RUNS*/", text))
+    # no value may close the script
+    write_whole(output, page.replace("/*RUNS*/", text.replace("<", "\\u003c")))
     print(f"wrote {output}: {len(runs)} runs")
     return 0

@@ -130,8 +130,7 @@ def damaged(deep: bool = False, among: set[str] | None = None) -> list[tuple[str
             continue
         try:
             here = os.stat(path)  # noqa: PTH116 (a Path for each would double the time)
-            same = size in (None, -1, here.st_size)
-            if same and not deep and here.st_mtime <= written + 2:
+            if size in (None, -1, here.st_size) and not deep and here.st_mtime <= written + 2:
                 continue
             with open(path, "rb") as file:  # noqa: PTH123
                 now = hashlib.file_digest(file, kind).digest()

@@ -103,6 +103,26 @@ local function figure(image)
 end
 
 local prose -- what is done to text, also to that which a cell shows
+local shown_as = "markdown-implicit_figures-smart-citations-subscript-superscript"
+  .. "-blank_before_header+lists_without_preceding_blankline"
+
+local function lowered(header) -- the title and the seven sections are a report's contents
+  header.level = math.max(header.level, 3)
+  return header
+end
+
+local function page(text)
+  local estimator = text:match('sk%-text%-repr%-fallback">(<pre>.-</pre>)')
+  if estimator then -- scikit-learn's page is of no use without its style
+    return text_output(pandoc.read(estimator, "html").blocks[1])
+  end
+  local blocks, seen = pandoc.read(text, "html").blocks, false
+  blocks:walk({ Image = function() seen = true end })
+  if not seen and not pandoc.utils.stringify(blocks):match("%S") and text:match("<script") then
+    return { pandoc.Para(pandoc.Emph("Interactive: see report.ipynb.")) } -- plotly and its like
+  end
+  return blocks:walk(prose)
+end
 
 local function output(div)
   if div.classes:includes("stderr") then
@@ -113,9 +133,9 @@ local function output(div)
     if block.t == "CodeBlock" then
       blocks:extend(text_output(block))
     elseif block.t == "RawBlock" and block.format == "html" then -- no style, no script
-      blocks:extend(pandoc.read(block.text, "html").blocks:walk(prose))
+      blocks:extend(page(block.text))
     elseif block.t == "RawBlock" and block.format == "markdown" then
-      for _, shown in ipairs(pandoc.read(block.text, "markdown-implicit_figures-smart").blocks) do
+      for _, shown in ipairs(pandoc.read(block.text, shown_as).blocks) do
         local image = shown.content and #shown.content == 1 and shown.content[1]
         local drawn = image and image.t == "Image" and image.src:match("^figures/")
         blocks:extend(drawn and figure(image) or pandoc.Blocks({ shown }):walk(prose))
@@ -124,7 +144,10 @@ local function output(div)
       blocks:insert(block)
     end
   end
-  return blocks
+  return pandoc.Blocks(blocks):walk({ Header = function(header)
+    header.identifier = "" -- may be a section's, and no link leads here
+    return lowered(header)
+  end })
 end
 
 local function code_cell(div)
@@ -177,6 +200,28 @@ local function kept(source)
   end
 end
 
+local function math_of(math)
+  if not FORMAT:match("gfm") then -- pandoc takes no numbers of equations
+    math.text = math.text:gsub("\\label%s*%b{}", ""):gsub("\\tag%s*(%b{})", "\\qquad (%1)")
+  end
+  for _, name in ipairs({ "log", "exp", "ln", "sin", "cos", "tanh", "max", "min" }) do
+    if FORMAT:match("html") then -- browsers set no space after a function's name
+      math.text = math.text:gsub("\\" .. name .. "%s+(%w)", "\\" .. name .. "\\, %1")
+    end
+  end
+  if FORMAT:match("typst") then -- where pandoc has a name that typst no longer has
+    local written = pandoc.write(pandoc.Pandoc({ pandoc.Plain({ math }) }), "typst"):gsub("%s+$", "")
+    local mended, count = written:gsub("(%a+)%.circle", "%1.o")
+    return count > 0 and pandoc.RawInline("typst", mended) or math
+  end
+  return math
+end
+
+-- Without dollars Jupyter sets environments, and shows the rest as it is.
+local function tex(text)
+  return text:match("^\\begin") and math_of(pandoc.Math("DisplayMath", text)) or pandoc.Str(text)
+end
+
 prose = {
   CodeBlock = function(block)
     if block.classes:includes("python") then
@@ -185,14 +230,7 @@ prose = {
     block.classes = FORMAT:match("html") and {} or block.classes
     return block
   end,
-  Math = function(math) -- browsers set no space after a function's name
-    for _, name in ipairs({ "log", "exp", "ln", "sin", "cos", "tanh", "max", "min" }) do
-      if FORMAT:match("html") then
-        math.text = math.text:gsub("\\" .. name .. "%s+(%w)", "\\" .. name .. "\\, %1")
-      end
-    end
-    return math
-  end,
+  Math = math_of,
   Link = function(link)
     if link.target:match("^#") then
       return within(link)
@@ -213,15 +251,15 @@ prose = {
       return pandoc.utils.blocks_to_inlines(pandoc.read(raw.text, "html").blocks:walk(prose))
     elseif raw.format == "html" and raw.text:match("^<style") then -- of a table of pandas
       return {}
-    elseif raw.format == "tex" and raw.text:match("^\\begin") then -- without dollars, as Jupyter allows
-      return pandoc.Math("DisplayMath", raw.text)
+    elseif raw.format == "tex" then
+      return tex(raw.text)
     end
   end,
   RawBlock = function(raw)
     if raw.format == "html" and raw.text:match("^%s*<style") then
       return {}
-    elseif raw.format == "tex" and raw.text:match("^\\begin") then
-      return pandoc.Para(pandoc.Math("DisplayMath", raw.text))
+    elseif raw.format == "tex" then
+      return pandoc.Para(tex(raw.text))
     end
   end,
 }
@@ -234,7 +272,7 @@ local function to_the_left(block) -- else typst centres every column
 end
 
 function Pandoc(document)
-  with_code = document.meta.with_code ~= nil
+  with_code = document.meta.with_code == true
   base = pandoc.utils.stringify(document.meta.base or "")
   document:walk({ Header = function(header) headers[header.identifier] = true end })
   local blocks, title = pandoc.List(), nil
@@ -254,6 +292,9 @@ function Pandoc(document)
   end
   document.meta.title = title and pandoc.MetaInlines(title) or document.meta.name
   document.meta.pagetitle = pandoc.utils.stringify(document.meta.title)
-  document.blocks = pandoc.Blocks(blocks):walk({ Table = FORMAT:match("typst") and to_the_left })
+  document.blocks = pandoc.Blocks(blocks):walk({
+    Header = function(header) return header.level == 1 and lowered(header) or nil end,
+    Table = FORMAT:match("typst") and to_the_left,
+  })
   return document
 end

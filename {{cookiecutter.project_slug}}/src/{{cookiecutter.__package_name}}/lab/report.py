@@ -20,7 +20,7 @@ from .tidy import tidy
 
 FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
 ACCENTS = {"\u0303": "\u02dc", "\u0302": "\u02c6", "\u0304": "\u00af", "\u0307": "\u02d9"}
-READ = "ipynb+raw_tex+markdown_in_html_blocks+footnotes"
+READ = "ipynb+raw_tex+markdown_in_html_blocks+footnotes+startnum+tex_math_double_backslash"
 ASSETS = Path(__file__).parent
 
 
@@ -156,9 +156,9 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         record = records.Record(folder / "run")
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
-    meta = {"name": name, "facts": facts, "date": facts[1]["value"], "run": bool(run)}
+    meta = {"name": name, "facts": facts, "date": facts[1]["value"], "run": bool(run),
+            "with_code": with_code}  # fmt: skip
     meta["base"] = "../" * (2 + name.count("/")) + f"{stem.parent.relative_to(root).as_posix()}/"
-    meta |= {"with_code": True} if with_code else {}
     write_whole(folder / "meta.json", json.dumps(meta))
     write_whole(folder / "tidy.json", json.dumps(tidy(root, notebook, folder)))
     if "md" in formats:
@@ -201,7 +201,7 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
             if (scratch / part).exists():
                 shutil.rmtree(target / part, ignore_errors=True)
                 (scratch / part).replace(target / part)
-    written = [target / FORMATS[kind] for kind in FORMATS if kind in {"md", *formats}]
+    written = [target / name for name in FORMATS.values() if (target / name).exists()]
     print("\n".join(f"wrote {path.relative_to(root).as_posix()}" for path in written))
     if lacking:
         print(f"lab: {lacking[1]}", file=sys.stderr)
@@ -266,7 +266,7 @@ def _typeset(folder: Path) -> tuple[str, str] | None:
     except typst.TypstError as error:
         lost = re.search(r'the text `"(.+?)"` could not be displayed', error.message)
         if not lost:
-            raise LabError(f"typst cannot set the PDF: {error.message}") from None
+            return "x", f"there is no PDF, for typst cannot set it: {error.message}"
         typst.compile(source, output, root=folder)
         name = unicodedata.name(lost[1][0], "unknown").lower()
         return lost[1][0], (

@@ -17,7 +17,6 @@ from . import environment
 from .project import LabError, project_env, tilde, untilde
 from .records import Record, all_records
 
-IGNORED = ("seconds",)  # takes as long as it takes
 NOT_SET_AGAIN = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD")  # of that machine, not of this one
 
 
@@ -26,7 +25,7 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
     return [
         {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
         for key in old | new
-        if key not in IGNORED and json.dumps(old.get(key)) != json.dumps(new.get(key))
+        if key != "seconds" and json.dumps(old.get(key)) != json.dumps(new.get(key))
     ]
 
 

@@ -24,8 +24,9 @@ def _table(root: Path) -> str:
         text = read_half(folder / "README.md") or ""
         title = re.search(r"(?m)^# (.+)", text)
         accuracy = record.result.get("test_accuracy")
+        place = folder.relative_to(root).as_posix().replace(" ", "%20")
         cells = [
-            f"[{title[1] if title else folder.name}]({folder.relative_to(root).as_posix()}/)",
+            f"[{title[1] if title else folder.name}]({place}/)",
             *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
             f"{accuracy:.2%}" if isinstance(accuracy, float) else "–",
             record.verification.get("verdict", "not yet"),
@@ -38,10 +39,8 @@ def _table(root: Path) -> str:
 def _split_readme(root: Path) -> tuple[str, str, str] | None:
     """Return the README before, between and after the markers."""
     text = read_half(root / "README.md") or ""
-    if not 0 <= text.find(MARKS[0]) < text.find(MARKS[1]):
-        return None
-    start, end = text.find(MARKS[0]) + len(MARKS[0]), text.find(MARKS[1])
-    return text[:start], text[start:end].strip(), text[end:]
+    parts = re.fullmatch(rf"(?s)(.*?{MARKS[0]})(.*?)({MARKS[1]}.*)", text)
+    return parts and (parts[1], parts[2].strip(), parts[3])
 
 
 def readme_findings(root: Path) -> Iterator[tuple[int, str]]:

@@ -101,7 +101,7 @@ def setup(root: Path) -> int:
             'git does not know who you are; git config --global user.name "Your Name" and '
             'git config --global user.email "you@example.org", then lab setup'
         )
-    top = git(root, "rev-parse", "--show-toplevel", check=False).stdout.strip()
+    top = git(root, "rev-parse", "--show-toplevel", check=(root / ".git").exists()).stdout.strip()
     if not top or Path(top).resolve() != root.resolve():
         git(root, "init", "--quiet", "--initial-branch=main")
         print(f"git: made a repository in {root}")
@@ -116,21 +116,22 @@ def setup(root: Path) -> int:
 
 def problems(root: Path) -> list[tuple[str, str]]:
     """Return what `lab setup` has not done in `root`, each with the command that mends it."""
-    found = []
+    found, common = [], str(_git_dir(root, "."))
     script = _git_dir(root, "lab/nbfilter.py")
     if not script.exists() or script.read_bytes() != Path(nbfilter.__file__).read_bytes():
         found.append("the notebook filter is not installed, or another version")
     for key in _settings(root):
         value = git(root, "config", key, check=False).stdout.strip()
-        program = re.match(r"p=(/\S+|'[^']+');", value)
+        program = re.match(r"p=(.+?); \[", value)
+        program = shlex.split(program[1].replace(COMMON, shlex.quote(common)))[0] if program else ""
         if not value:
             found.append(f"git's {key} is not set")
-        elif program and not Path(program[1].strip("'")).exists():
-            found.append(f"git's {key} names {program[1]}, which is gone")
+        elif program and not Path(program).exists():
+            found.append(f"git's {key} names {program}, which is gone")
     for name in HOOKS:
         hook = _git_dir(root, f"hooks/{name}")
         if not hook.exists() or "pre-commit" not in hook.read_text(encoding="utf-8"):
             found.append(f"the {name} hook is not installed")
     if git(root, "config", "core.hooksPath", check=False).stdout:
-        found.append("core.hooksPath is set: git does not run this project's hooks")
+        found.append("core.hooksPath is set, so git runs no hooks here; lab setup says more")
     return [(what, "lab setup") for what in found]

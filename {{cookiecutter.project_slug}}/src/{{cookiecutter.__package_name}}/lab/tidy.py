@@ -8,11 +8,13 @@ import re
 from pathlib import Path
 
 from .execution import ANSI
-from .project import write_whole
+from .project import tilde, write_whole
 
 BAR = re.compile(r"\d+%\|.*\||\d+it \[\d\d:\d\d|^\s*0it \[|^TqdmWarning: ")
 WARNING = re.compile(r"(?m)^\S*[\\/]\S+?:\d+: (\w*Warning: .*)(?:\n  .*)?")  # with its line of code
-SHOWN = ("text/markdown", "text/latex", "text/html", "text/plain")  # only the first that is there
+SHOWN = ("text/markdown", "text/html", "text/latex", "text/plain")  # only the first that is there
+# code; or a formula with spaces within its dollars, which Jupyter sets and pandoc does not
+SPACED = re.compile(r"(?s)(`+).*?\1|(?<![\\$])\$ +([^$`\n]*[\\^_=][^$`\n]*?) *\$(?![\d$])")
 
 
 def tidy(root: Path, notebook: dict, folder: Path) -> dict:
@@ -26,6 +28,8 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
     for cell in notebook["cells"]:
         heading = re.search(r"(?m)^## (\d)", "".join(cell["source"]))
         if cell["cell_type"] != "code":
+            cell["source"] = "".join(cell["source"])
+            cell["source"] = SPACED.sub(lambda m: f"${m[2]}$" if m[2] else m[0], cell["source"])
             section = heading[1] if heading else section
             continue
         cell["execution_count"], streams, others = None, {}, []
@@ -70,9 +74,9 @@ def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> d
 
 def _clean(text: str, root: Path, messages: bool) -> str:
     """Remove what differs from machine to machine or is drawn over: bars, colours, paths."""
-    text = ANSI.sub("", text).replace(str(root), ".")
-    text = text.replace(f"{Path.home()}/", "~/") if Path.home().name else text
-    text = re.sub(r" at 0x[0-9a-f]+", "", text).replace("Units.MEGABYTES", "M")  # torchinfo's slip
+    text = tilde(ANSI.sub("", text).replace(str(root), "."))
+    # process numbers; torchinfo's slip
+    text = re.sub(r" at 0x[0-9a-f]+|(?<=ipykernel)_\d+", "", text).replace("Units.MEGABYTES", "M")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]
     if messages:
         lines = WARNING.sub(r"\1", "\n".join(lines)).split("\n")

@@ -71,23 +71,15 @@ def _check(record: Record, epochs: int | None) -> int:
 @contextlib.contextmanager
 def _cleaning_up(root: Path):
     """Give a temporary folder that is gone afterwards, also after Ctrl-C and SIGTERM."""
-
-    def stop(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    caught = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {number: signal.signal(number, stop) for number in caught}
-    before[signal.SIGINT] = signal.getsignal(signal.SIGINT)
     scratch = Path(tempfile.mkdtemp(prefix="lab-verify-")).resolve()
     try:
         yield scratch
     finally:
-        for number in before:  # a second Ctrl-C must not leave half of it behind
-            signal.signal(number, signal.SIG_IGN)
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a second one must not leave half behind
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
         worktree.discard(root, scratch / "code")
         shutil.rmtree(scratch, ignore_errors=True)
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any]]:
@@ -104,8 +96,7 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
         one, other = old.predictions, new.predictions
         for name in sorted(one.keys() | other.keys()):
             if not (name in one and name in other and one[name].tobytes() == other[name].tobytes()):
-                what = {"where": "predictions", "what": name}
-                found.append(what | {"recorded": "an array", "again": "another"})
+                found += unlike({name: "an array"}, {name: "another"}, "predictions")
     return found
 
 

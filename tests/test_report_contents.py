@@ -1,0 +1,119 @@
+"""What people put into notebooks: nothing of it vanishes from a report without a word."""
+
+import shutil
+
+import pytest
+from conftest import Project, commit_all
+from test_report_small import PNG, notebook, pdf_text, put
+
+FORMULAS = (
+    r"$ \alpha = 1 $, $A \cap B$, $h \odot g$, $a \otimes b$, $\bigotimes_i c_i$, \textbf{raw}"
+)
+NUMBERED = r"$$y = x \tag{7} \label{eq}$$"
+
+
+@pytest.fixture(scope="module")
+def shared(pristine, tmp_path_factory) -> Project:
+    """One repository for the notebooks of this file; each test has a notebook of its own."""
+    root = tmp_path_factory.mktemp("contents") / pristine.root.name
+    shutil.copytree(pristine.root, root)
+    return commit_all(Project(root))
+
+
+@pytest.fixture(scope="module")
+def reported(shared):
+    """Report a notebook with much of what people write, and what their libraries show."""
+    text = notebook(
+        p1=f"It costs $ 5, `$ x_1 $`.\n\n{FORMULAS}\n\n{NUMBERED}\n\n"
+        "1. one\n\nbetween\n\n2. two\n\n# A stray title",
+        s2="from IPython.display import HTML, Markdown\n"
+        "Markdown('Results:\\n- first\\n- second\\n\\nRecall @10, [@x]\\n\\n## 3. Data')",
+        s3="from sklearn.linear_model import LogisticRegression\nLogisticRegression()",
+        s4="HTML('<div style=\"height:525px\"></div><script>draw()</script>')",
+        s5="class Both:\n    def _repr_latex_(self):\n        return r'$\\begin{tabular}{l}x\\end{tabular}$'\n"
+        "    def _repr_html_(self):\n        return '<table><tr><th>best</th></tr></table>'\nBoth()",
+        s6="import traceback\ntry:\n    1 / 0\nexcept ZeroDivisionError:\n"
+        "    print(traceback.format_exc())",
+    )
+    folder = put(shared, text, "03_contents")
+    done = shared.lab("report", "03_contents")
+    assert done.returncode == 0, done.stdout + done.stderr
+    readme, page = ((folder / name).read_text("utf-8") for name in ("README.md", "report.html"))
+    return readme, page, pdf_text(folder / "report.pdf")
+
+
+def test_formulas_are_set_whatever_symbols_and_spaces_they_have(reported):
+    readme, page, pdf = reported
+    assert r"$`\alpha = 1`$" in readme
+    assert "costs \\$ 5, `$ x_1 $`" in readme
+    for symbol in "∩⊙⊗⨂":
+        assert symbol in page
+        assert symbol in pdf
+    for text in (readme, page, pdf):
+        assert r"\textbf{raw}" in text
+    assert "(7)" in pdf
+    assert r"\label" not in pdf
+    assert "(</mo><mn>7" in page.replace(' stretchy="false" form="prefix"', "")
+
+
+def test_a_list_goes_on_counting(reported):
+    assert '<ol start="2"' in reported[1]
+    assert "2. two" in reported[2]
+
+
+def test_headings_outside_the_seven_sections_take_none_from_the_contents(reported):
+    contents = reported[1].split("<nav")[1].split("</nav>")[0]
+    assert [f"{number}. " in contents for number in range(1, 8)] == [True] * 7
+    assert "stray" not in contents
+    assert contents.count("3. Data") == 1
+
+
+def test_markdown_that_a_cell_shows_is_read_like_prose(reported):
+    readme, page, _ = reported
+    assert "<li>first</li>" in page
+    assert "Recall @10, [@x]" in page
+    assert "- first" in readme.replace("-   first", "- first")
+
+
+def test_an_estimator_is_a_line_and_what_needs_scripts_is_named(reported):
+    readme, page, pdf = reported
+    for text in (readme, page, pdf):
+        assert "LogisticRegression()" in text
+        assert "Interactive: see report.ipynb" in text
+        assert "rerun this cell" not in text
+    assert "<th>best</th>" in page  # and not the LaTeX of the same
+    assert "tabular" not in pdf
+
+
+def test_a_traceback_is_the_same_in_every_process(reported):
+    assert "ZeroDivisionError" in reported[0]
+    assert "/ipykernel/" in reported[0]
+
+
+def test_a_pdf_that_cannot_be_set_takes_nothing_else_with_it(shared):
+    (shared.root / "notebooks/drawing.jpg").write_bytes(PNG)  # not what its name says
+    folder = put(shared, notebook(p1="We expect 5. ![it](drawing.jpg)"), "04_no_pdf")
+    done = shared.lab("report", "04_no_pdf")
+    assert done.returncode == 1
+    assert "there is no PDF, for typst cannot set it" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "report.pdf" not in done.stdout
+    assert {path.name for path in folder.iterdir()} >= {"README.md", "report.html"}
+
+
+def test_a_run_is_not_put_in_the_place_of_two(shared, trained):
+    shutil.copytree(trained.root / "runs", shared.root / "runs")
+    cell = "%run ../train.py --epochs 1 --seed {}\n"
+    text = notebook(start="run = None", s5=cell.format(1), s6=cell.format(2))
+    put(shared, text.replace("steps = 3", "run = None"), "05_two")
+    done = shared.lab("report", "05_two", "--run", "latest")
+    assert done.returncode == 2
+    assert (
+        "2 cells with `%run ../train.py ...`; --run puts a run in the place of one" in done.stderr
+    )
+
+
+def test_true_and_false_are_values_and_no_words(shared):
+    folder = put(shared, notebook(s5="print(steps, bool(steps))"), "06_false")
+    shared.lab("report", "06_false", "-p", "steps", "false", check=True)
+    assert "False False" in (folder / "README.md").read_text(encoding="utf-8")
