@@ -21,7 +21,10 @@ class UserError(Exception):
 
 @dataclass(frozen=True)
 class Config:
-    """Settings that change results. A new hyperparameter is one line here."""
+    """Settings that change results. A new hyperparameter is one line here.
+
+    Its type is one that JSON can hold: a number, text, a truth value, or a tuple of these.
+    """
 
     dataset: str = "digits"  # a key of DATASETS (data.py): digits, cifar10, fashion_mnist, folder
     model: str = "simple_cnn"  # a key of MODELS (models.py): simple_cnn, resnet18

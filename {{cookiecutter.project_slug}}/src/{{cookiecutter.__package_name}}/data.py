@@ -168,11 +168,9 @@ def folder(config: Config, options: RunOptions) -> Splits:
     top = options.data_dir
     images = {part: list(_find_images(top / part)) for part in ("train", "val", "test")}
     names = sorted({name for name, _ in images["train"]})
-    other = {path.parent.name for path in (top / "train").glob("[!.]*/[!.]*")} - set(names)
+    other = {path.parent.name for path in top.glob("train/[!.]*/[!.]*")} - set(names)
     if len(names) < 2 or other:
-        found = (
-            f"{top / 'train'} has images of {names or 'no class'}, not of {sorted(other) or 'two'}"
-        )
+        found = f"{top}/train has images of {names or 'no class'}, not of {sorted(other) or 'two'}"
         raise UserError(f"{found}; put those of every class at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
     for part, found in images.items():
