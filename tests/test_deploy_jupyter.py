@@ -375,6 +375,9 @@ def test_the_start_script_is_clean_for_shellcheck():
         ({"ENVIRONMENT": "/no/such"}, "no /no/such/bin/python"),
         ({"WORK": "/no/such"}, "cannot write to /no/such"),
         ({"UPLOAD": "lots"}, "Nginx refuses"),
+        ({"HOST": "Lab.example.org"}, "must be a name in small letters"),
+        ({"HOST": "lab.example.org:443"}, "without a port"),
+        ({"HOST": "192.0.2.2"}, "an address does not do"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, said):
@@ -405,17 +408,71 @@ def test_a_password_replaces_the_token_and_is_kept_hashed():
         assert "horse" not in made.logs()
 
 
-def type_password(made, password: str) -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        ("", "", "of 12 letters"),
+        ("short", "short", "of 12 letters"),
+        ("a" * 12, "b" * 12, "differ"),
+    ],
+)
+def test_an_empty_a_short_or_a_mistyped_password_changes_nothing(first, second, said):
+    with door() as made:
+        type_password(made, first, second, refused=said)
+        assert {path.name for path in (made.state / "secrets").iterdir()} <= {"token"}
+
+
+def test_a_configuration_with_a_mistake_starts_no_server_on_jupyters_own_defaults():
+    with door() as made:
+        path = made.folder / "box" / "jupyter_server_config.py"
+        path.write_text(path.read_text(encoding="utf-8") + "\nnonsense\n", encoding="utf-8")
+        done = subprocess.run(made.command(), capture_output=True, text=True, check=False)
+        assert done.returncode == 2
+        assert "Jupyter or Nginx has ended" in done.stderr
+        assert "nonsense" in (made.state / "jupyter.log").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_the_account_cannot_enter_makes_no_difference():
+    with door() as made:
+        if not made.prefix and os.geteuid() == 0:
+            (made.folder / "box").chmod(0o700)
+        made.start()
+        assert made.get("/api/kernels", headers=made.authorized).status_code == 200
+
+
+def test_closing_the_terminal_stops_both():
+    with door() as made:
+        made.start()
+        made.process.send_signal(signal.SIGHUP)
+        assert made.process.wait(timeout=60) == 0
+        for port in (made.http, made.https, made.jupyter):
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_a_certificate_that_is_not_there_and_cannot_be_made_is_named():
+    with door() as made:
+        with made.settings.open("a", encoding="utf-8") as file:
+            file.write("CERTIFICATE=/no/such/chain.pem\nKEY=/no/such/key.pem\n")
+        done = subprocess.run(made.command(), capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "there is no /no/such/chain.pem" in done.stderr
+
+
+def type_password(made, password: str, again: str | None = None, refused: str = "") -> None:
     """Run `start password` on a terminal and type it twice."""
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvp(made.command()[0], made.command("password"))
     text = b""
-    for prompt in (b"Enter password", b"Verify password"):
+    prompts = {b"Enter password": password, b"Verify password": again or password}
+    for prompt, typed in prompts.items():
+        if refused and len(password) < 12 and prompt.startswith(b"Verify"):
+            break  # it is refused at once
         while prompt not in text:
             text += os.read(terminal, 1024)
         time.sleep(0.2)
-        os.write(terminal, f"{password}\n".encode())
+        os.write(terminal, f"{typed}\n".encode())
     while True:
         try:
             text += os.read(terminal, 1024)
@@ -423,8 +480,9 @@ def type_password(made, password: str) -> None:
             break
     _, status = os.waitpid(pid, 0)
     os.close(terminal)
-    assert status == 0, text
-    assert password.encode() not in text  # not echoed
+    assert os.waitstatus_to_exitcode(status) == (2 if refused else 0), text
+    assert refused.encode() in text
+    assert not password or password.encode() not in text  # not echoed
 
 
 def test_an_empty_token_is_replaced_a_new_one_ends_logins_and_a_short_one_is_refused():

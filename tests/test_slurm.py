@@ -187,6 +187,31 @@ def test_an_array_of_three_seeds_makes_three_records_and_a_mean(slurm, lab):
     assert "±" in shown
 
 
+def test_a_warning_to_the_last_task_of_an_array_is_no_other_tasks(slurm, lab, uninterrupted):
+    """Slurm gives that task the number of the whole array."""
+    lab.stand_still(*MIDWAY)
+    job = lab.submit("--", *EPOCHS, "--seed", "41..42")
+    slurm.wait(lambda: [len(run.read_text().splitlines()) for run in metrics(lab)] == [3, 3])
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_2")
+    slurm.wait(lambda: "stopped by a signal" in output(lab))
+    slurm.wait(lambda: slurm.state(f"{job}_2") == "PENDING")
+    assert slurm.state(f"{job}_1") == "RUNNING"
+    assert "Restarts=0" in slurm.run("scontrol", "show", "job", f"{job}_1")
+    slurm.run("scancel", "--batch", "--signal=USR1", f"{job}_1")  # which stands still
+    for task in (1, 2):
+        assert slurm.finish(f"{job}_{task}") == "COMPLETED", output(lab) + slurm.logs()
+    (whole,) = (run for run in lab.runs() if "-s42-" in run.name)
+    assert outcome(whole) == uninterrupted
+    for task in (1, 2):
+        text = (lab.root / "runs" / f"slurm-{job}_{task}.out").read_text(encoding="utf-8")
+        assert f"-s{40 + task}-" in text
+
+
+def metrics(project) -> list[Path]:
+    """Return the metrics of all runs."""
+    return [run / "metrics.jsonl" for run in project.runs()]
+
+
 def test_a_file_of_configurations_makes_a_job_for_each_line_in_a_worktree_too(slurm, lab):
     tree = lab.root.parent / "a folder with spaces"
     lab.git("worktree", "add", "-b", "tree", tree)
@@ -273,7 +298,12 @@ def test_a_cancelled_job_saves_and_is_not_queued_again(slurm, lab):
 
 
 def test_what_cannot_be_submitted_is_refused(slurm, lab):
+    (lab.root / "open.txt").write_text("--model 'resnet18\n", encoding="utf-8")
+    (lab.root / "none.txt").write_text("# nothing yet\n", encoding="utf-8")
     for arguments, said in (
+        (["--lines", "open.txt"], "open.txt: No closing quotation"),
+        (["--lines", "none.txt"], "none.txt has no line with arguments"),
+        (["--", "--runs_dir", "x"], "--runs-dir cannot be submitted"),
         (["--", "--resume", "latest"], "--resume cannot be submitted"),
         (["--sbatch=--partition=nowhere", "--", "--epochs", "1"], "Slurm refuses"),
     ):

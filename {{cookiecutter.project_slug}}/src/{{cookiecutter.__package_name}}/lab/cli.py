@@ -92,8 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--restore", type=Path, metavar="ENV_DIR",
                         help="make the recorded environment there, and run in it")  # fmt: skip
 
-    logbook = command("logbook", "one page of all runs, to open in a browser")
-    logbook.add_argument("--output", type=Path, metavar="FILE", help="default: runs/logbook.html")
+    command("logbook", "one page of all runs, runs/logbook.html, to open in a browser")
 
     lock = command("lock", "write the lock files, with build hashes")
     lock.add_argument("--check", action="store_true", help="only say whether they are up to date")

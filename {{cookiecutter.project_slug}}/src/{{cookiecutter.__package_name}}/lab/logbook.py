@@ -30,14 +30,9 @@ def _thinned(values: list) -> list:
     return [round(one, 6) if isinstance(one, float) else one for one in values[::-step][::-1]]
 
 
-def logbook(root: Path, output: Path | None = None) -> int:
-    """Write the page of all runs in `root`; LabError if there are none.
-
-    It goes to `output`, by default `runs/logbook.html`.
-    """
-    output = (output or root / "runs" / "logbook.html").absolute()
-    if output.is_dir():
-        raise LabError(f"--output {output} is a folder; name a file in it")
+def logbook(root: Path) -> int:
+    """Write `runs/logbook.html`, the page of all runs in `root`; LabError if there are none."""
+    output = root / "runs" / "logbook.html"
     rows = table_rows(root)
     if not rows:
         raise LabError(f"no run in {root / 'runs'}; python train.py makes one")
@@ -54,7 +49,6 @@ def logbook(root: Path, output: Path | None = None) -> int:
         runs.append(run)
     text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False)
     page = Path(__file__).with_name("logbook.html").read_text(encoding="utf-8")
-    output.parent.mkdir(parents=True, exist_ok=True)
     # no value may close the script
     write_whole(output, page.replace("/*RUNS*/", text.replace("<", "\\u003c")))
     print(f"wrote {output}: {len(runs)} runs")

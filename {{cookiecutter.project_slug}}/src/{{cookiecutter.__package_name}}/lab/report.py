@@ -107,8 +107,6 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
-    if not last and (target / "run").exists():
-        print("the outputs of the last report are not in this clone: executing the notebook")
     try:
         execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:

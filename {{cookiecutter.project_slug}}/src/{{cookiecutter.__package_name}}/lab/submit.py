@@ -27,7 +27,7 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
         raise LabError("there is no sbatch on PATH; submit from the cluster's login node")
     jobs = _expand(arguments, lines)
     for flag in ("--runs-dir", "--resume"):
-        if any(part.split("=")[0] == flag for job in jobs for part in job):
+        if any(part.split("=")[0].replace("_", "-") == flag for job in jobs for part in job):
             raise LabError(f"{flag} cannot be submitted: a job looks for its own record in runs/")
     folder = root / "runs" / ".submitted"
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,8 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
         # bash reads a line for each job: a newline within one is written as bash's $'\n'
         rows = (shlex.join(job).replace("\n", "'$'\\n''") for job in jobs)
         write_whole(listed, "".join(f"{row}\n" for row in rows))
-        command, given = [*command, f"--array=1-{len(jobs)}"], [str(listed)]
+        command += [f"--array=1-{len(jobs)}", "--output=runs/slurm-%A_%a.out"]
+        given = [str(listed)]
     command += [*options, str(root / "cluster" / "train.sbatch"), *given]
     done = call(command, env=project_env(root))
     if done.returncode:
@@ -51,10 +52,15 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
 
 def _expand(arguments: list[str], lines: Path | None) -> list[list[str]]:
     """Return the arguments of each job."""
-    text = lines.read_text(encoding="utf-8") if lines else "\n"
-    rows = [shlex.split(line, comments=True) for line in text.splitlines()]
     jobs = []
-    for row in [row for row in rows if row] or [[]]:
+    try:
+        text = lines.read_text(encoding="utf-8") if lines else ""
+        rows = [shlex.split(line, comments=True) for line in text.splitlines()]
+    except ValueError as error:  # a quote without its other half, or not UTF-8
+        raise LabError(f"{lines}: {error}; mend it") from None
+    if lines and not any(rows):
+        raise LabError(f"{lines} has no line with arguments")
+    for row in filter(None, rows) if lines else [[]]:
         choices = []
         for part in [*arguments, *row]:
             found = RANGE.fullmatch(part)
