@@ -3,8 +3,6 @@
 The same code runs from a shell, from a notebook (`%run ../train.py`) and under torchrun.
 """
 
-from __future__ import annotations
-
 import errno
 import sys
 import time

@@ -1,7 +1,5 @@
 """From a split to batches on the device: order, augmentation and normalisation by tensors."""
 
-from __future__ import annotations
-
 import atexit
 import multiprocessing
 import signal

@@ -1,7 +1,5 @@
 """Every value that changes a number, and the command line made of them."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path

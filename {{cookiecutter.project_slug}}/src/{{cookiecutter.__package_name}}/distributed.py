@@ -1,7 +1,5 @@
 """The processes of one training: this one's rank, how many there are, and the device."""
 
-from __future__ import annotations
-
 import atexit
 import os
 from collections.abc import Callable

@@ -6,8 +6,6 @@ by the colour-blind, and lines have styles, told apart in print. The same record
 bytes. Images have the shape (samples, height, width, channels), probabilities (samples, classes).
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from itertools import cycle, product

@@ -1,7 +1,5 @@
 """Models by name; each takes the config, (channels, height, width) and the number of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

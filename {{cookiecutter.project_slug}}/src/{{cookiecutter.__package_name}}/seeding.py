@@ -1,7 +1,5 @@
 """Every generator, from (seed, epoch, rank); and the switches that make runs repeatable."""
 
-from __future__ import annotations
-
 import os
 import random
 from typing import Any

@@ -1,7 +1,5 @@
 """What both halves of a pair last said alike, in a commit or at a sync; and syncs' backups."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import operator

@@ -1,7 +1,5 @@
 """`lab check`: does a notebook hold what its readers look for? Quick: no jupytext, no torch."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`lab`: the commands around an experiment. Each imports what it needs when it is called."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import os

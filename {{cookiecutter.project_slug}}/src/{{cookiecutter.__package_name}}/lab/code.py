@@ -1,7 +1,5 @@
 """What code a run is made with, captured beside git's own index."""
 
-from __future__ import annotations
-
 import contextlib
 import fnmatch
 import hashlib
@@ -60,7 +58,7 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
         Path(scratch, "objects", "info", "alternates").write_bytes(os.fsencode(lines[2]) + b"\n")
         env |= {"GIT_INDEX_FILE": f"{scratch}/index", "GIT_OBJECT_DIRECTORY": f"{scratch}/objects"}
         if Path(lines[1]).exists():
-            shutil.copy(lines[1], f"{scratch}/index")
+            shutil.copy2(lines[1], f"{scratch}/index")  # its time says which files git may trust
         yield env
 
 
@@ -142,7 +140,8 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
     update([one for one in changed + kept if one not in behind], "--add", "--remove", "--replace")
     for path in kept:  # attributes such as text=auto must not take a new file's \r from it
         file = root / path
-        if file.suffix != ".ipynb" and not file.is_symlink() and b"\r\n" in file.read_bytes():
+        content = b"" if file.suffix == ".ipynb" or file.is_symlink() else file.read_bytes()
+        if b"\r\n" in content and b"\0" not in content:  # git leaves binary files, as every PNG
             blob = git(root, "hash-object", "-w", "--no-filters", "--", path, env=env)
             mode = "100755" if os.access(file, os.X_OK) else "100644"
             git(root, "update-index", "--cacheinfo", mode, blob.stdout.strip(), path, env=env)
@@ -195,10 +194,10 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     entries = re.findall(r"(\d+) [^\t]+\t([^\0]+)", stage)  # "mode hash stage<tab>path"
     tracked = {str(root / path) for _, path in entries}
     links = [path for mode, path in entries if mode == "120000"]
-    submodules = [path for mode, path in entries if mode == "160000"]
-    others = ("ls-files", "--others", "--exclude-standard", "--directory", "-z")
-    folders = [name.rstrip("/") for name in git(root, *others, env=env).stdout.split("\0")[:-1]]
-    submodules += [name for name in folders if Path(root, name, ".git").exists()]
+    others = git(root, "ls-files", "--others", "--exclude-standard", "-z", env=env).stdout
+    clones = [name[:-1] for name in others.split("\0") if name.endswith("/")]
+    clones += [path for mode, path in entries if mode == "160000"]
+    submodules = [path for path in clones if Path(root, path, ".git").exists()]
     found, listed = [], []
     for path in links:
         target = (root / path).resolve()

@@ -1,7 +1,5 @@
 """`lab runs` and `lab compare`: many records in a table, two side by side by cause."""
 
-from __future__ import annotations
-
 import json
 import operator
 import os
@@ -180,7 +178,8 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
 
 def _sides(name: str, one: Any, other: Any) -> str:
     """Write a value of both runs in a line."""
-    return f"  {name:<24} {_shown(one) or '-':<44} {_shown(other) or '-'}"
+    shown = str if one != other and _shown(one) == _shown(other) else _shown  # all its digits
+    return f"  {name:<24} {shown(one) or '-':<44} {shown(other) or '-'}"
 
 
 def _unlike(one: dict[str, Any], other: dict[str, Any], names: tuple[str, ...] = ()) -> list[str]:
@@ -201,7 +200,9 @@ def compare(root: Path, first: str, second: str) -> int:
     changed = environment.differences(one.environment, other.environment)
     sections = {
         "config": _unlike(one.config, other.config),
-        "code": worktree.diff(root, one, other) + _unlike(*map(worktree.beyond, (one, other))),
+        "code": worktree.diff(root, one, other)
+        + _unlike(*map(worktree.beyond, (one, other)))
+        + _unlike(one.code, other.code, ("sources",)),
         "environment": [f"  {cause}: {line}" for cause in changed for line in changed[cause]],
         "data": _unlike(one.data, other.data, ("dataset", "fingerprint", "sizes", "class_names")),
     }

@@ -1,7 +1,5 @@
 """What looks like a secret: never copied into a record, named by `lab check`."""
 
-from __future__ import annotations
-
 import re
 
 SECRET_NAMES = (
@@ -21,9 +19,11 @@ SECRETS = {
     "a web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password": r"://[^\s/:@'\"]+:[^\s/@'\"]+@"
-    r"|(?i:(?:api|access)_?key|secret|passw(?:or)?d)[\"']?\s*[:=]\s*[\"'][^\"'\s<{(\[]{12,}[\"']"
+    r"|(?i:(?:api|access)_?key|secret|passw(?:or)?d)[\"']?\]?\s*[:=]\s*[\"'][^\"'\s<{(\[]{12,}[\"']"
     r"|(?m:^\s*(?:export\s+)?(?:[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSW(?:OR)?D)\s*="
     r"|(?i:password|secret|token|(?:api|access)_?key):)\s*(?=\S*\d)[\w+/=-]{16,}\s*$)"
-    r"|(?i:token)[\"']?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit
+    r"|_(?:KEY|TOKEN|SECRET)=(?=[\w+/-]*\d)[\w+/=-]{16,}"
+    r"|login\(\s*(?:key\s*=\s*)?[\"'](?=[\w-]*\d)[\w-]{32,}[\"']"
+    r"|(?i:token)[\"']?\]?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit
 }
 SECRET_TEXT = re.compile("|".join(SECRETS.values()).encode())

@@ -1,7 +1,5 @@
 """What is wrong with this checkout and this machine, and the commands that mend it."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

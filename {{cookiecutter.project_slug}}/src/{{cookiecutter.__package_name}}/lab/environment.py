@@ -1,7 +1,5 @@
 """What this machine and its environment are, and how two of them differ."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

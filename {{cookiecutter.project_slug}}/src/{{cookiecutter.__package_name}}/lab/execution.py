@@ -1,7 +1,5 @@
 """Execute a notebook in a fresh kernel of this interpreter, or take the outputs of last time."""
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import hashlib

@@ -4,8 +4,6 @@ It judges what git holds, not what is on disk, and needs nothing set up: in a cl
 pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import sys

@@ -1,7 +1,5 @@
 """Fingerprints: of the data that a run read, and of the weights that came out."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

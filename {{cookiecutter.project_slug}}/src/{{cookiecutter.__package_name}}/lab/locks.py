@@ -1,7 +1,5 @@
 """Lock files: what the project asks for, as exact versions, builds and hashes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

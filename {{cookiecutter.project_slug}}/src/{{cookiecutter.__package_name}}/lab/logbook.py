@@ -1,7 +1,5 @@
 """`lab logbook`: one page of all runs that any browser opens, with no server and no network."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

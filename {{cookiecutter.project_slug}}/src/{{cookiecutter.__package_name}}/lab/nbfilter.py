@@ -6,7 +6,7 @@ the standard library alone, quick to start, and what it does not understand pass
 is; the guard refuses that later.
 """
 
-from __future__ import annotations
+from __future__ import annotations  # python3 of the system may be an old one
 
 import json
 import os

@@ -1,7 +1,5 @@
 """Read a notebook's `.py` half as cells with line numbers, and start a new one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,7 +1,5 @@
 """What is installed: every package, and the files of it that were changed afterwards."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import hashlib

@@ -5,8 +5,6 @@ Neither is the master: a person's edit in either is carried over by a three-way 
 both last said, in a commit or after a sync.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

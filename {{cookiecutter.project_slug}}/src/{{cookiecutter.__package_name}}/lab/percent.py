@@ -4,8 +4,6 @@ jupytext converts. Which cell is which, and so where ids, attachments and output
 here, because an output must never stand under a cell that did not make it.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import sys

@@ -1,7 +1,5 @@
 """Where the project is, and how its files are written: what every command of `lab` needs."""
 
-from __future__ import annotations
-
 import os
 import re
 import subprocess
@@ -73,9 +71,10 @@ def git(
 
 def tilde(text: object) -> str:
     """Return text or a path with the home folder as `~`: records are shared."""
-    home = re.escape(str(Path.home()))
-    whole = rf"(?<![\w.~-]){home}(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
-    return re.sub(whole, "~", str(text)) if len(home) > 3 else str(text)
+    homes = {str(Path.home()), str(Path.home().resolve())}  # on clusters it is often a link
+    home = "|".join(re.escape(one) for one in homes if len(one) > 3) or "(?!)"
+    whole = rf"(?<![\w.~-])(?:{home})(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
+    return re.sub(whole, "~", str(text))
 
 
 def untilde(path: str) -> str:

@@ -1,7 +1,5 @@
 """Build a recorded environment again: pip's packages by version, conda's by address and hash."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

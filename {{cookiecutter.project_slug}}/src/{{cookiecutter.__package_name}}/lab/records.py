@@ -149,8 +149,8 @@ class Record:
             raise LabError("a value of Config looks like a secret; read it from a file instead")
         try:
             runs_dir.mkdir(parents=True, exist_ok=True)
-            if not any(runs_dir.iterdir()):  # one run is no part of another's code
-                write_whole(runs_dir / ".gitignore", "*\n")
+            if not (runs_dir / ".gitignore").exists():  # one run is no part of another's code
+                write_whole(runs_dir / ".gitignore", "/.*\n/[0-9]*-[0-9]*-*-s[0-9]*/\n")
         except OSError as error:
             why = f"cannot write to {runs_dir} ({error.strerror}); choose another --runs-dir"
             raise LabError(why) from None
@@ -201,6 +201,7 @@ class Record:
         changes = worktree.differences(root, self.code)
         if described["sources"] != self.code.get("sources"):
             changes.append("the code changed since this run began")
+            self.code["sources"] = f"mixed {described['sources']}"  # a seed of neither code
         size = self.environment.get("world_size", 1)
         now = environment.capture(self.config["threads"], size, self.config["device"])
         changed = environment.differences(self.environment, now)

@@ -1,7 +1,5 @@
 """Execute a notebook in a fresh kernel and publish it: README.md, report.html and report.pdf."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -1,7 +1,5 @@
 """A record, run again: the same code, values and variables in a fresh process."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -60,9 +58,10 @@ class Rerun:
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
         env = project_env(self.scratch / "code")
-        paths = env["PYTHONPATH"].split(os.pathsep)  # nothing of the working tree behind it
-        foreign = [path for path in paths if not Path(path).resolve().is_relative_to(self.root)]
-        env["PYTHONPATH"] = os.pathsep.join(foreign)
+        paths = [Path(path).resolve() for path in env["PYTHONPATH"].split(os.pathsep)]
+        ours = {path: self.scratch / "code" / path.relative_to(self.root)  # not the working tree's
+                for path in paths if path.is_relative_to(self.root)}  # fmt: skip
+        env["PYTHONPATH"] = os.pathsep.join(str(ours.get(path, path)) for path in paths)
         recorded = self.old.environment.get("variables") or {}
         again = set(environment.VARIABLES) - set(NOT_SET_AGAIN)
         env = {name: value for name, value in env.items() if name not in again}
@@ -104,7 +103,8 @@ class Rerun:
                     process.kill()
                     process.wait()
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        refusal = next((line for line in said if line.startswith("train.py: ")), None)
+        failed = said if process.returncode else ()
+        refusal = next((line for line in failed if line.startswith("train.py: ")), None)
         if refusal or process.returncode == 2:
             where = self.old.data.get("data_dir") or "data"
             lost = "" if (self.root / untilde(where)).exists() else f"; its data was in {where}"

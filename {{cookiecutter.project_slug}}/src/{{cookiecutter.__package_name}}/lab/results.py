@@ -1,7 +1,5 @@
 """The README's table of results, filled from the record cards in `reports/`."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`lab setup`: everything that a clone of this project needs in git, as often as one likes."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import sys

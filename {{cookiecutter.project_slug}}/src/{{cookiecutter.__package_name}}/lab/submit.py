@@ -1,7 +1,5 @@
 """Send `train.py` to a Slurm cluster, and say how far the queue is."""
 
-from __future__ import annotations
-
 import itertools
 import re
 import shlex

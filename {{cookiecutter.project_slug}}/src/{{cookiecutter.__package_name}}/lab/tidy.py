@@ -1,7 +1,5 @@
 """Make an executed notebook fit to print: figures become files, noise leaves the outputs."""
 
-from __future__ import annotations
-
 import base64
 import json
 import re

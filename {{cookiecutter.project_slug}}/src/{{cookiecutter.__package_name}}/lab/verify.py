@@ -1,7 +1,5 @@
 """`lab verify`: run a record again and say whether it came out the same, and if not, why not."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -1,7 +1,5 @@
 """The code of a record, checked out into a temporary worktree."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -26,7 +24,8 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
         raise LabError(f"{why}; commit, then run it again (a notebook: lab report NAME --again)")
     if git(root, "cat-file", "-e", f"{base}^{{commit}}", check=False).returncode:
         where = code.get("remote") or "the clone in which the run was made"
-        raise LabError(f"commit {base[:12]} of the run is not in this clone; fetch it from {where}")
+        way = f"fetch it from {where} (a shallow clone: git fetch --unshallow)"
+        raise LabError(f"commit {base[:12]} of the run is not in this clone; {way}")
     if code.get("patch_sha256") not in (None, hashlib.sha256(patch).hexdigest()):
         raise LabError("code.patch was changed after the run; take the original from a backup")
     quiet = ("-c", f"core.hooksPath={os.devnull}", "-c", "core.sparseCheckout=false")
