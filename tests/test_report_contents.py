@@ -117,3 +117,14 @@ def test_true_and_false_are_values_and_no_words(shared):
     folder = put(shared, notebook(s5="print(steps, bool(steps))"), "06_false")
     shared.lab("report", "06_false", "-p", "steps", "false", check=True)
     assert "False False" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_lost_letter_is_named_before_an_emoji(shared):
+    put(shared, notebook(p1="We expect 5. \U0001f389, then \u0e44\u0e17\u0e22."), "07_letters")
+    done = shared.lab("report", "07_letters")
+    assert done.returncode == 1
+    assert "(thai character" in done.stderr
+    put(shared, notebook(p1="We expect 5. \U0001f389"), "08_emoji")
+    done = shared.lab("report", "08_emoji")
+    assert done.returncode == 0
+    assert "(party popper)" in done.stderr

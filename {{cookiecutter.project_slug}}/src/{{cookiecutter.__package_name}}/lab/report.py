@@ -256,17 +256,23 @@ def _typeset(folder: Path) -> tuple[str, str] | None:
     """Make the PDF; return a character that it lacks, and what to do."""
     import typst
 
-    source, output = folder / "report.typ", folder / "report.pdf"
-    try:
-        typst.compile(source, output, root=folder, pdf_standards=["a-2b"])  # refuses lost letters
-    except typst.TypstError as error:
-        lost = re.search(r'the text `"(.+?)"` could not be displayed', error.message)
-        if not lost:
-            return "x", f"there is no PDF, for typst cannot set it: {error.message}"
-        typst.compile(source, output, root=folder)
-        name = unicodedata.name(lost[1][0], "unknown").lower()
-        return lost[1][0], (
-            f"no font here has {lost[1]!r} ({name}), so report.pdf lacks it; install one that has, "
-            "for Chinese such as Noto Serif CJK SC (Debian: fonts-noto-cjk)"
-        )
-    return None
+    text, output = (folder / "report.typ").read_text(encoding="utf-8"), folder / "report.pdf"
+    told = ""
+    # of what no font here has, a letter weighs more than an emoji before it
+    for said in (text, "".join(c for c in text if unicodedata.category(c) != "So")):
+        try:  # this standard refuses lost letters
+            typst.compile(said.encode(), output, root=folder, pdf_standards=["a-2b"])
+            break
+        except typst.TypstError as error:
+            told = error.message
+    if not told:
+        return None
+    lost = re.search(r'the text `"(.+?)"` could not be displayed', told)
+    if not lost:
+        return "x", f"there is no PDF, for typst cannot set it: {told}"
+    typst.compile(text.encode(), output, root=folder)
+    name = unicodedata.name(lost[1][0], "unknown").lower()
+    return lost[1][0], (
+        f"no font here has {lost[1]!r} ({name}), so report.pdf lacks it; install one that has, "
+        "for Chinese such as Noto Serif CJK SC (Debian: fonts-noto-cjk)"
+    )
