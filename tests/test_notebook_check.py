@@ -52,6 +52,7 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
     "no_seed": ("seed = 42", "sead = 42", "splits = load", "before any seed"),
     "home": ('"digits"', '"/home/ada/data"', "/home/ada", "a path of this machine"),
     "windows": ('"digits"', r'"C:\Users\ada"', "C:", "a path of this machine"),
+    "slash": ('"digits"', '"C:/Users/ada"', "C:/", "a path of this machine"),
     "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
     "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),
     "npm": ('"digits"', '"npm_' + "a1B2" * 9 + '"', "npm_", "a package registry's token"),

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        message = f"{error}; mend that, then go on with --resume RUN"
+        message = f"{error}; mend that and start again, or go on with --resume where a run began"
     print(f"train.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -142,7 +142,7 @@ class Training:
             folder, cache = self.splits.folder, record.path.parent / ".fingerprints.json"
             now = records.fingerprint(self.splits.files, folder, cache)
             if now != record.data.get("fingerprint"):
-                raise UserError(f"{record.id} was begun with other data than {folder} holds now")
+                raise UserError(f"{folder} is not the data of {record.id}; name its --data-dir")
             self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes, self.stop)
             self.record = record
         if state := checkpoints.load_newest(record.path):
@@ -216,7 +216,7 @@ class Training:
             standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)
             progress.best_loss = validation_loss
             progress.loss_limit = validation_loss + standard_error
-        if validation_loss <= progress.loss_limit or not progress.best_weights:  # the first is NaN
+        if validation_loss <= progress.loss_limit or not progress.best_weights:  # NaN so far
             progress.best_epoch, progress.best_weights = progress.epoch, copy_of(self.model)
         progress.step, progress.epoch_seconds = 0, 0.0
         progress.seconds += seconds

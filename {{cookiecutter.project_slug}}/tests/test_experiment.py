@@ -14,7 +14,8 @@ from {{cookiecutter.__package_name}}.models import MODELS, build_model
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One epoch on the digits."""
-    record, _ = train.main(["--epochs", "1", "--runs-dir", str(tmp_path_factory.mktemp("runs"))])
+    runs = str(tmp_path_factory.mktemp("runs"))
+    record, _ = train.main(["--epochs", "1", "--device", "cpu", "--runs-dir", runs])
     return record
 
 
@@ -43,7 +44,7 @@ def test_one_epoch_learns_and_leaves_a_finished_record(run):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(run, tmp_path):
-    options = ["--epochs", "1", "--runs-dir", str(tmp_path)]
+    options = ["--epochs", "1", "--device", "cpu", "--runs-dir", str(tmp_path)]
     again, _ = train.main(options)
     other, _ = train.main([*options, "--seed", "43"])
     assert again.result["weights_sha256"] == run.result["weights_sha256"]

@@ -82,7 +82,7 @@ class TrainingBatches:
         if config.batch_size % world.size or config.batch_size > len(splits.train):
             raise UserError(
                 f"--batch-size {config.batch_size}: use at most the {len(splits.train)} training "
-                f"images, and a multiple of the {world.size} processes"
+                f"images, and a multiple of {world.size}, the number of processes"
             )
         self.shift = splits.shift if config.augment else 0
         self.flip = splits.flip and config.augment
@@ -206,7 +206,7 @@ def _read_ahead(
     for pixels in _start_workers(loader):
         if isinstance(pixels, UserError):
             raise pixels
-        if device.type == "cuda":  # else the source may be freed before it is copied
+        if device.type == "cuda":  # elsewhere a copy that is not waited for may outlive its source
             yield pixels.pin_memory().to(device, non_blocking=True)
         else:
             yield pixels.to(device)

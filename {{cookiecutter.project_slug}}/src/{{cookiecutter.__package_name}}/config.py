@@ -42,7 +42,7 @@ class Config:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Settings that do not."""
+    """Settings that change no result."""
 
     data_dir: Path = ROOT / "data"  # for folder: the one that holds train/<class>/*.png
     runs_dir: Path = ROOT / "runs"
@@ -126,14 +126,14 @@ def take_recorded(
         If a flag given now differs, each named, or `Config` no longer has a recorded field.
     """
     if unknown := recorded.keys() - vars(Config()).keys():
-        raise UserError(f"the run has {', '.join(sorted(unknown))}, which Config no longer has")
+        raise UserError(f"Config lacks {', '.join(sorted(unknown))}, which the run has; restore it")
     tuples = {name for name, value in vars(Config()).items() if isinstance(value, tuple)}
     base = Config(**{k: tuple(v) if k in tuples else v for k, v in recorded.items()})
     config, options = parse_arguments(argv, base, data_dir)
     differing = [
         f"--{name.replace('_', '-')} {new} (recorded: {old})"
         for (name, old), new in zip(vars(base).items(), vars(config).values(), strict=True)
-        if new != old and (name, new) != ("device", "auto")  # whatever it was
+        if new != old and (name, new) != ("device", "auto")  # auto fits every recorded device
     ]
     if differing:
         raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")

@@ -209,7 +209,7 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
     Returns
     -------
     Splits
-        The test split gets 20% of the images, the validation split 10% of what is left.
+        Of those that are missing, test gets 20% of the images, validation 10% of what is left.
 
     Raises
     ------
@@ -221,7 +221,7 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
     splits = DATASETS[config.dataset](config, options)
     if splits.folder.is_relative_to(options.data_dir):  # what a record names and --data-dir takes
         splits = replace(splits, folder=options.data_dir)
-    generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # apart from the weights'
+    generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # no weight may move it
     for name, share in (("test", 0.2), ("validation", 0.1)):
         if getattr(splits, name) is None:
             order = torch.randperm(len(splits.train), generator=generator)
@@ -239,7 +239,7 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
 
 def _find_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the class and the file of each image, but no hidden ones, such as macOS's ._1.png."""
-    for path in sorted(folder.glob("*/**/*")):
+    for path in sorted(folder.glob("*/**/*"), key=lambda path: path.parts):  # case, on Windows too
         parts = path.relative_to(folder).parts
         if path.suffix.lower() in IMAGE_SUFFIXES and not any(part[0] == "." for part in parts):
             yield parts[0], path

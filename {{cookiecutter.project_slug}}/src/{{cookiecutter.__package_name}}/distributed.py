@@ -46,7 +46,7 @@ class World:
             return make()
         try:
             return make()
-        finally:  # where it fails, the others fail alike, instead of missing this one
+        finally:  # also where it fails: the others then fail alike, instead of waiting for this
             self.agree(0)
 
     def agree(self, value: int) -> int:

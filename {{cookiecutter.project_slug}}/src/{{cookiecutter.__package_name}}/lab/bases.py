@@ -72,8 +72,8 @@ def _committed(root: Path, script: Path, notebook: Path) -> str | None:
     return None
 
 
-def _renamed(root: Path) -> list[str | None]:
-    """Return what the pairs of the last commit say: a new one may be a copy, or renamed."""
+def _other_pairs(root: Path) -> list[str | None]:
+    """Return what all pairs in the last commit say: one without history may be a copy of one."""
     wanted = ("ls-tree", "-r", "-z", "--name-only", "HEAD", "notebooks")
     names = git(root, *wanted, check=False).stdout.split("\0")
     scripts = [root / name for name in names if name.endswith(".py")]
@@ -126,8 +126,8 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None:
-        renamed = (text for text in _renamed(root) if text and text in said)
-        return next(renamed, None) if committed is None else committed
+        copied = (text for text in _other_pairs(root) if text and text in said)
+        return next(copied, None) if committed is None else committed
     text, noted = synced
     if committed in (None, text):
         return text

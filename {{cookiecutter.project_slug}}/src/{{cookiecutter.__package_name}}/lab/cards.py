@@ -26,8 +26,8 @@ def write_card(record: Record, folder: Path) -> None:
     record : Record
         A run, or another card of one.
     folder : Path
-        For example `reports/01_baseline/run`. Of a verdict on the same run that stands there, and
-        the one beside the record, the newer is kept.
+        For example `reports/01_baseline/run`. If it holds a verdict on this run, too, the newer of
+        the two is kept.
 
     Raises
     ------
@@ -44,7 +44,7 @@ def write_card(record: Record, folder: Path) -> None:
     if there.id != record.id:
         (folder / "verification.json").unlink(missing_ok=True)
     old, new = (str(one.verification.get("when") or "") for one in (there, record))
-    for name in CARD if new > old else CARD[:-1]:
+    for name in CARD if new > old else CARD[:-1]:  # the last is the verdict
         if (record.path / name).exists():
             write_whole(folder / name, (record.path / name).read_bytes())
 

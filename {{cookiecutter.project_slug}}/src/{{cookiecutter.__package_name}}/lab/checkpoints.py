@@ -22,11 +22,11 @@ SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slur
 
 @dataclass
 class Checkpoints:
-    """Saves the state of a run now and then; no other process may meanwhile."""
+    """Saves the state of a run now and then, and keeps other processes from training it."""
 
     folder: Path  # the run's
-    minutes: float  # how often; at most this much work, and one step, is lost
-    stop: StopSignals  # when it is left, other processes may go on with the run
+    minutes: float  # between two checkpoints; at most these, and one step, are lost
+    stop: StopSignals  # leaving it opens the run to other processes
 
     def __post_init__(self) -> None:
         self._last = time.monotonic()
@@ -99,7 +99,7 @@ class StopSignals(contextlib.ExitStack):
 
 
 def _lock(folder: Path) -> TextIO:
-    """Take a run for this process until it is closed, or the process ends, however."""
+    """Keep other processes from a run until the returned file is closed or this process ends."""
     file = (folder / ".lock").open("a")
     with contextlib.suppress(ImportError):  # Windows: two processes are the user's own care
         import fcntl

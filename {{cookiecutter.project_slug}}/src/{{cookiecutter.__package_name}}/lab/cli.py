@@ -15,7 +15,7 @@ RUN_HELP = "a run's id, a unique prefix of it, its folder, `latest`, or a folder
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Describe every command; what it sets are the parameters of the function of its name."""
+    """Describe every command; its options are the parameters of the function that it calls."""
     parser = argparse.ArgumentParser(
         prog="lab",
         description="Keep experiments as records that anyone can read, diff and run again.",

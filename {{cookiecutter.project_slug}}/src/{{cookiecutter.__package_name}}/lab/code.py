@@ -143,7 +143,7 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
         content = b"" if file.suffix == ".ipynb" or file.is_symlink() else file.read_bytes()
         if b"\r\n" in content and b"\0" not in content:  # git leaves binary files, as every PNG
             blob = git(root, "hash-object", "-w", "--no-filters", "--", path, env=env)
-            mode = "100755" if os.access(file, os.X_OK) else "100644"
+            mode = "100755" if os.name == "posix" and os.access(file, os.X_OK) else "100644"
             git(root, "update-index", "--cacheinfo", mode, blob.stdout.strip(), path, env=env)
     changed = set(names("diff", "--cached", *options, base, "--", ".", NOT_CODE)) - set(kept)
     secret = {path for path in changed if _reason_to_leave_out(root, path, False, 0)}
@@ -173,7 +173,7 @@ def state_of(submodule: Path) -> str | None:
 
 def _imported() -> list[Path]:
     """Return the files of code that this process imported, those of installed packages apart."""
-    known = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+    known = (*map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), f"{sys.base_prefix}\\DLLs")
     files = set()
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None) or ""

@@ -62,7 +62,7 @@ def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
 
 
 def _condition(text: str):
-    """Turn `model=resnet18` or `test_accuracy>=0.99` into a test of a row."""
+    """Return the field that `test_accuracy>=0.99` names, and the test of a row that it asks."""
     parts = re.fullmatch(r"\s*(\w+)\s*(!=|>=|<=|=|>|<)\s*(.*?)\s*", text)
     if parts is None:
         raise LabError(f"--where {text!r} is not understood; for example model=simple_cnn, seed<5")

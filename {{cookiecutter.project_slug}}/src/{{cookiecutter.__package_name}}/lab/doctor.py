@@ -83,7 +83,7 @@ def _against_lock(path: Path, live: dict[str, dict], own: str) -> Iterator[Findi
         else:
             continue
         # 2.14.1+cpu: pip takes it for the locked one
-        local = one["version"] != version == (one["version"] or "").partition("+")[0]
+        local = (one["version"] or "").startswith(f"{version}+")
         yield ("note", found, "") if local else ("mend", found, _renew(path.name))
     for name in sorted(live.keys() - locked.keys() - {own, "pip", "setuptools", "wheel"}):
         yield "note", f"extra: {name} {live[name]['version']}", ""

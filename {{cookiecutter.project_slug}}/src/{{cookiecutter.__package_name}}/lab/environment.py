@@ -132,7 +132,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, list[str]
 
 
 def _facts(environment: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Sort what an `environment.json` holds by the cause that a difference of it would be."""
+    """Sort the facts of an `environment.json` by the cause that a difference in them points to."""
     found: dict[str, dict[str, Any]] = {"packages": {}}
     for package in environment.get("packages") or ():
         if not package.get("editable"):  # that code is recorded

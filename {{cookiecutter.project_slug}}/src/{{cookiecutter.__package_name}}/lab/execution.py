@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import sys
+import time
 from pathlib import Path
 
 from . import percent
@@ -114,6 +115,8 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
         with ThreadPoolExecutor(1) as pool:  # so that an interrupt comes to us
             future = pool.submit(client.execute, env=project_env(root))
             try:
+                while not future.done():  # Windows: waiting for its result is deaf to Ctrl-C
+                    time.sleep(0.05)
                 future.result()
             except DeadKernelError:
                 raise CellError(f"{stem.name}: the kernel died (memory?)", _plain(node)) from None

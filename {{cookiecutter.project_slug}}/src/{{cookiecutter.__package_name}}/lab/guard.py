@@ -134,10 +134,10 @@ def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) ->
 
 
 def _has_stash() -> bool:
-    """Tell whether the pre-commit that runs this may take back what is written meanwhile."""
+    """Tell whether pre-commit may take back what is written (on Windows, its id is not known)."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("PRE_COMMIT_HOME") or f"{cache}/pre-commit").expanduser()
-    return any(home.glob(f"patch*-{os.getppid()}"))
+    return os.name == "nt" or any(home.glob(f"patch*-{os.getppid()}"))
 
 
 def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[Finding]) -> bool:
@@ -149,7 +149,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     asked |= _stems(f.path for f in findings if f.mendable)
     asked -= _stems(f.path for f in findings if not f.mendable)
     if asked and _has_stash():
-        print("What is not staged is put aside by pre-commit, so nothing is written. Type:\n"
+        print("What is not staged may be put aside by pre-commit, so nothing is written. Type:\n"
               "    lab sync; git add both halves; then commit again")  # fmt: skip
         return True
     # a new notebook is as its author wrote it; but where one is gone, that one may be renamed

@@ -18,7 +18,7 @@ def sha256(path: Path) -> str:
 
 
 def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
-    """Hash the contents of a data set, in the order of names.
+    """Hash the names and contents of a data set's files, in the order of names.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
         sha256, in hexadecimal digits.
     """
     known, total, fresh = read_json(cache), hashlib.sha256(), {}
-    for path in sorted(files):
+    for path in sorted(files, key=lambda path: path.parts):  # Windows would ignore case
         status = path.stat()
         # an archive may give a changed file the size and time of the one before
         key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"

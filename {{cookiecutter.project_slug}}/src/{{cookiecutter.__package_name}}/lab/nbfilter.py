@@ -22,7 +22,7 @@ PYTHON = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-MEMORY_BYTES = 200_000_000  # of remembered outputs a notebook; beyond, the oldest are dropped
+MEMORY_BYTES = 200_000_000  # of outputs kept for a notebook; beyond, all but the newest three go
 SEARCHED = 50  # states of a notebook that a cell's outputs are looked for in: checkout waits for it
 
 

@@ -92,7 +92,7 @@ def _expected() -> Iterator[tuple[str, str, str, str, int | None, float]]:
     """Yield package, file, kind of hash, hash, size and time of installation of each file."""
     owned = set()
     for package, note in _conda_packages(Path(sys.prefix)):
-        site = f"lib/python{sys.version_info.major}.{sys.version_info.minor}/"
+        site = "Lib/" if os.name == "nt" else "lib/python{}.{}/".format(*sys.version_info)
         for entry in note.get("paths_data", {}).get("paths", []):
             path, digest = entry["_path"], entry.get("sha256_in_prefix") or entry.get("sha256")
             if path.endswith("-info/METADATA"):

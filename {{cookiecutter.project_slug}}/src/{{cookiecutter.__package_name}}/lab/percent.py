@@ -25,7 +25,6 @@ FORMAT = {
     "cell_metadata_filter": "all",
 }
 
-
 BREAKS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # at which Python, and so jupytext, ends a line, too
 FRAGILE = re.compile(rf"[{BREAKS}]|(?m:^)\s*#?\s*(?:%%|<codecell>|In\[)")  # may begin a cell
 
@@ -254,5 +253,5 @@ def merge_rest(result: dict, *sides: dict) -> bool:
 
 
 def is_paired(nb: dict | None) -> bool:
-    """Tell whether the language of `nb` has a `.py` half: R and Julia stay as they are."""
+    """Tell whether `nb` has a `.py` half, as all have that are not known to be R, Julia, ..."""
     return nb is None or nbfilter.language(nb) in ("python", None)

@@ -42,7 +42,7 @@ def project_env(root: Path) -> dict[str, str]:
 
 
 def call(command: list, **options: Any) -> subprocess.CompletedProcess:
-    """Run `command` to its end; what it prints is text, kept apart.
+    """Run `command` to its end; its output and its errors come back as text, each apart.
 
     Further `options` are those of `subprocess.run`, as `cwd`.
     """
@@ -71,15 +71,15 @@ def git(
 
 def tilde(text: object) -> str:
     """Return text or a path with the home folder as `~`: records are shared."""
-    homes = {str(Path.home()), str(Path.home().resolve())}  # on clusters it is often a link
-    home = "|".join(re.escape(one) for one in homes if len(one) > 3) or "(?!)"
+    homes = {Path.home().as_posix(), Path.home().resolve().as_posix()}  # a link on many clusters
+    home = "|".join(re.escape(h) for h in homes if len(h) > 3).replace("/", r"[/\\]+") or "(?!)"
     whole = rf"(?<![\w.~-])(?:{home})(?=$|[/\\:\"'])"  # /nfs/home/ann is another than /home/ann
     return re.sub(whole, "~", str(text))
 
 
 def untilde(path: str) -> str:
     """Return what `tilde` made `path` of; a file may be called `~x`."""
-    return f"{Path.home()}{path[1:]}" if path.startswith("~/") else path
+    return f"{Path.home()}{path[1:]}" if path.startswith(("~/", "~\\")) else path
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ from .packages import canonical
 from .project import LabError, call, write_whole
 
 CONDA = ("conda", "mamba", "micromamba")
-SEEDS = ("pip", "setuptools", "wheel")
+INSTALLERS = ("pip", "setuptools", "wheel")
 
 
 def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
@@ -27,8 +27,9 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
     for package in packages:
         if package.get("editable"):
             raise LabError(f"{package['name']} was installed from a working folder: no one has it")
-    python = folder / ("python.exe" if (folder / "conda-meta").exists() else "Scripts/python.exe")
-    python = python if os.name == "nt" else folder / "bin" / "python"
+    conda = [package for package in packages if package["manager"] == "conda"]
+    windows = "python.exe" if conda else "Scripts/python.exe"
+    python = folder / (windows if os.name == "nt" else "bin/python")
     marker = folder / "lab-rebuilt.json"
     wanted = json.dumps([recorded.get("python"), packages])
     if marker.exists() and marker.read_text(encoding="utf-8") == wanted:
@@ -37,7 +38,7 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
         raise LabError(f"{folder} holds something else; name a folder that is not there yet")
     print(f"building the environment of {len(packages)} packages in {folder}", file=sys.stderr)
     try:
-        if conda := [package for package in packages if package["manager"] == "conda"]:
+        if conda:
             _conda(conda, folder)
         else:
             _venv(recorded.get("python", ""), folder)
@@ -94,10 +95,10 @@ def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     wanted = [
         ("{name} @ {source}" if package.get("source") else "{name}=={version}").format(**package)
         for package in packages
-        if package["name"] not in SEEDS
+        if package["name"] not in INSTALLERS
     ]
     if wanted:
-        listing = python.parent.parent / "requirements.txt"
+        listing = python.with_name("requirements.txt")
         command = [python, "-m", "pip", "install", "--no-deps", "--requirement", listing]
         write_whole(listing, "\n".join(wanted) + "\n")
         _run(command, "pip cannot install the recorded versions")

@@ -189,9 +189,9 @@ class Record:
             os.fsync(file.fileno())
 
     def go_on(self, root: Path, epoch: int, step: int) -> None:
-        """Take the run up again in `root`, at `epoch` and `step`, both from 0.
+        """Take the run up again in `root`, at `epoch` and `step`, both counted from 0.
 
-        What is computed again is dropped, and what changed in between is noted.
+        Rows of epochs that are trained again are dropped; what changed since the run is noted.
         """
         from . import environment, worktree
 

@@ -92,7 +92,7 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         return None
     notebook = nbfilter.parse(ipynb.read_bytes())
     if notebook is None:
-        raise LabError(f"{ipynb} cannot be read; lab sync {stem.name} writes it from its .py half")
+        raise LabError(f"{ipynb} is no notebook of nbformat 4; restore it with git, or save it")
     execution.set_parameters(notebook, parameters)
     target = _target(root, stem)
     code = execution.code_digest(root, notebook)
@@ -191,7 +191,7 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
         if last.config and last.id != new.id:
             verdict = last.verification.get("verdict", "not verified")
             print(f"replaces the report of {last.id} ({verdict}); git restore brings it back")
-        for old in (*FORMATS.values(), "failed.html", "failed.ipynb"):
+        for old in (*reversed(FORMATS.values()), "failed.html", "failed.ipynb"):  # it may be open
             (target / old).unlink(missing_ok=True)
         for part in ("figures", "run", *FORMATS.values()):
             if (scratch / part).exists():
@@ -253,7 +253,7 @@ def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
 
 
 def _typeset(folder: Path) -> tuple[str, str] | None:
-    """Make the PDF; return a character that it lacks, and what to do."""
+    """Make the PDF; return what it lacks, a letter (any, where there is no PDF), and the remedy."""
     import typst
 
     text, output = (folder / "report.typ").read_text(encoding="utf-8"), folder / "report.pdf"

@@ -99,12 +99,12 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
 
 
 def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
-    """Say whether all differences are numbers within the tolerance (weights may differ)."""
+    """Say whether all metrics are within the tolerance; weights and predictions may differ."""
     for item in found:
         pair = [item["recorded"], item["again"]]
-        weights = item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch"))
+        free = item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch"))
         numbers = all(isinstance(value, int | float) for value in pair)
-        if not weights and not (numbers and abs(pair[0] - pair[1]) <= tolerance):
+        if not free and not (numbers and abs(pair[0] - pair[1]) <= tolerance):
             return False
     return True
 
@@ -181,7 +181,7 @@ def _look_deeper(
     began = datetime.strptime(old.id[:15] + "Z", "%Y%m%d-%H%M%S%z").timestamp()
     for package, file, what in environment.damaged(deep=True):
         # what was edited before the run was so in both
-        if what == "missing" or Path(file).expanduser().stat().st_ctime >= began:
+        if what == "missing" or max(Path(file).expanduser().stat()[-2:]) >= began:  # mtime, ctime
             causes.setdefault("edited libraries", []).append(f"{file} ({package}) {what}")
     weights = any(item["what"].endswith("weights_sha256") for item in found)
     if found and not only_first and not weights:

@@ -39,7 +39,7 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
     for module in code.get("submodules", []):
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
-        if not item["path"].startswith(("~/", "/")):
+        if not Path(untilde(item["path"])).is_absolute():
             _restore_listed(root, item, folder)
 
 
@@ -71,9 +71,8 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
     with tempfile.TemporaryDirectory() as scratch:  # for an index that is not the clone's own
         env = {**os.environ, "GIT_INDEX_FILE": f"{scratch}/index"}
         if not here or git(source, *checkout, env=env, check=False).returncode:
-            found = f"{module['path']} at {str(module['commit'])[:12]}"
-            why = "is not here; git submodule update --init --recursive"
-            raise LabError(f"submodule {found} {why}")
+            found = f"submodule {module['path']} at {str(module['commit'])[:12]}"
+            raise LabError(f"{found} is not here; git submodule update --init --recursive")
 
 
 def discard(root: Path, folder: Path) -> None:
