@@ -88,7 +88,7 @@ def _text_problem(answer, value):
 def _slug_problem(slug, package):
     """Say what is wrong with the name of the folder, which also names the package."""
     example = re.sub("[^a-z0-9]+", "-", slug.lower())[:36].strip("-") or "my-experiments"
-    # with more, train.py's imports of the package were lines that ruff refuses
+    # a longer name makes train.py's imports of the package lines that ruff refuses
     if not re.fullmatch("[a-z0-9]+([-_]+[a-z0-9]+)*", slug) or len(package) > 45:
         return (
             "is no name for a folder on every system; type at most 36 lower-case letters a-z, "

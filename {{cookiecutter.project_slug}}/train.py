@@ -210,7 +210,8 @@ class Training:
         if self.record:
             self.record.append(row)
             bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
-        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs within it, the last.
+        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
+        # images cannot tell apart, the last; few images would often pick an early one by luck.
         if validation_loss < progress.best_loss:
             losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
             standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)

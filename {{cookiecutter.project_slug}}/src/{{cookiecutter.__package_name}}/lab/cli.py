@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(encoding="utf-8", errors="replace")
     options = vars(_parser().parse_args(argv))
     for number in {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")}:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's stays
             signal.signal(number, lambda number, _: sys.exit(128 + number))  # tidy up first
     module, function = options.pop("call").split(".")
     try:
