@@ -14,6 +14,7 @@ import uuid
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import requests
 import websocket
 
@@ -258,3 +259,28 @@ def door(**settings):
     finally:
         made.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resolved():
+    """Let the server's name mean loopback in this process."""
+    real = socket.getaddrinfo
+
+    def resolve(host, *arguments, **options):
+        return real("127.0.0.1" if host == HOST else host, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", resolve)
+        patch.setenv("NO_PROXY", "*")
+        yield
+
+
+def children(pid: int) -> list[int]:
+    """Return a process and all its descendants."""
+    listed = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
+    )
+    found = [pid]
+    for child in listed.stdout.split():
+        found += children(int(child))
+    return found
