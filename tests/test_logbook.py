@@ -162,3 +162,22 @@ def test_without_runs_it_says_how_to_make_one(project):
     done = project.lab("logbook")
     assert done.returncode == 2
     assert "train.py" in done.stderr
+
+
+def test_metrics_of_ones_own_have_columns_and_curves(project, browser):
+    for number in range(2):
+        run = make_record(project.root / "runs", number, seed=number, epochs=4)
+        (run / "result.json").write_text('{"test_mse": 3131.5, "epochs": 4, "per_class": [1, 2]}')
+        rows = [f'{{"epoch": {epoch}, "validation_mse": {9 - epoch}}}\n' for epoch in range(1, 5)]
+        (run / "metrics.jsonl").write_text("".join(rows))
+    project.lab("logbook", check=True)
+    browser.get((project.root / "runs" / "logbook.html").as_uri())
+    assert cells(browser, "test mse") == ["3132", "3132"]
+    assert not browser.find_elements(By.CSS_SELECTOR, "button[data-sort=test_accuracy]")
+    for box in browser.find_elements(By.CSS_SELECTOR, "tbody input[type=checkbox]"):
+        box.click()
+    choice = Select(browser.find_element(By.ID, "metric"))
+    assert [option.text for option in choice.options] == ["validation mse"]
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#chart polyline")) == 2
+    assert len(browser.find_elements(By.CSS_SELECTOR, "tbody svg")) == 2
+    assert browser.get_log("browser") == []

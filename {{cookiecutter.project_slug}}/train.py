@@ -128,9 +128,10 @@ class Training:
             config=asdict(self.config),
             data=self.splits.data,
             files=self.splits.files,
-            data_dir=self.splits.folder,
+            data_dir=self.options.data_dir,
             code=code,
             world_size=self.world.size,
+            folder=self.splits.folder,
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 

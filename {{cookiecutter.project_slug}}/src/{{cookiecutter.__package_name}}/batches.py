@@ -206,7 +206,6 @@ def _read_ahead(
     for pixels in _start_workers(loader):
         if isinstance(pixels, UserError):
             raise pixels
-        if device.type == "cuda":  # elsewhere a copy that is not waited for may outlive its source
-            yield pixels.pin_memory().to(device, non_blocking=True)
-        else:
-            yield pixels.to(device)
+        # elsewhere than on a GPU a copy that is not waited for may outlive its source
+        cuda = device.type == "cuda"
+        yield (pixels.pin_memory() if cuda else pixels).to(device, non_blocking=cuda)

@@ -21,7 +21,8 @@ class UserError(Exception):
 class Config:
     """Settings that change results. A new hyperparameter is one line here.
 
-    Its type is one that JSON can hold: a number, text, a truth value, or a tuple of these.
+    Its type is one that JSON can hold: a number, text, a truth value, or a tuple of these. Keep
+    `dataset`, `model`, `seed`, `threads` and `device`, which `lab` reads.
     """
 
     dataset: str = "digits"  # a key of DATASETS (data.py): digits, cifar10, fashion_mnist, folder

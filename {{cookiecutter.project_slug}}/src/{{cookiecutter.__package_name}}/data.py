@@ -219,8 +219,6 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
     if config.dataset not in DATASETS:
         raise UserError(f"unknown data set {config.dataset!r}; choose from {', '.join(DATASETS)}")
     splits = DATASETS[config.dataset](config, options)
-    if splits.folder.is_relative_to(options.data_dir):  # what a record names and --data-dir takes
-        splits = replace(splits, folder=options.data_dir)
     generator = torch.Generator().manual_seed(config.split_seed % 2**64)  # no weight may move it
     for name, share in (("test", 0.2), ("validation", 0.1)):
         if getattr(splits, name) is None:

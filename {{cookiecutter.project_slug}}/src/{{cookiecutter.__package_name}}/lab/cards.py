@@ -1,24 +1,19 @@
 """Files that people read and diff: JSON, and the card of a run that git keeps beside its report."""
 
-from __future__ import annotations
-
 import json
 import math
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .project import LabError, write_whole
-
-if TYPE_CHECKING:
-    from .records import Record
 
 CARD = ("config.json", "environment.json", "code.json", "code.patch", "data.json",
         "metrics.jsonl", "result.json", "verification.json")  # fmt: skip
 CARD_BYTES = 200_000  # of a patch: beyond this, a card is too much for git
 
 
-def write_card(record: Record, folder: Path) -> None:
+def write_card(record: Any, folder: Path) -> None:
     """Copy what runs a record again and judges the outcome: text alone, small enough for git.
 
     Parameters
@@ -50,9 +45,10 @@ def write_card(record: Record, folder: Path) -> None:
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` with None for the numbers that JSON cannot hold, as of a diverged run."""
-    lost = {k: None for k, v in values.items() if isinstance(v, float) and not math.isfinite(v)}
-    return values | lost
+    """Return `values` as JSON can hold them: NumPy's as Python's, None for NaN and infinity."""
+    plain = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in values.items()}
+    lost = {k: None for k, v in plain.items() if isinstance(v, float) and not math.isfinite(v)}
+    return plain | lost
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -1,7 +1,5 @@
 """The state of a run on disk, and the signals on which it is saved."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os
@@ -12,12 +10,28 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 
 from .project import LabError
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slurm's warning
+
+
+class StopSignals(contextlib.ExitStack):
+    """While it is entered, a signal asks the run to save and stop instead of killing it."""
+
+    received = 0  # the signal's number
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+            for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
+                self.callback(signal.signal, number, signal.signal(number, self._note))
+        return self
+
+    def _note(self, number: int, _frame: object) -> None:
+        """Remember the signal; the loop looks after every step."""
+        self.received = int(number)
 
 
 @dataclass
@@ -80,22 +94,6 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
             reason = (str(error) or repr(error)).splitlines()[0]
             print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
     return None
-
-
-class StopSignals(contextlib.ExitStack):
-    """While it is entered, a signal asks the run to save and stop instead of killing it."""
-
-    received = 0  # the signal's number
-
-    def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
-            for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
-                self.callback(signal.signal, number, signal.signal(number, self._note))
-        return self
-
-    def _note(self, number: int, _frame: object) -> None:
-        """Remember the signal; the loop looks after every step."""
-        self.received = int(number)
 
 
 def _lock(folder: Path) -> TextIO:

@@ -49,23 +49,17 @@ def _parser() -> argparse.ArgumentParser:
     guard = command("guard", "refuse notebooks in git that are not clean, paired and in step")
     which = guard.add_mutually_exclusive_group(required=True)
     which.add_argument("--staged", action="store_true", help="what the next commit would hold")
-    which.add_argument(
-        "--all", dest="staged", action="store_false", help="every notebook that git tracks"
-    )
+    which.add_argument("--all", dest="staged", action="store_false", help="all that git tracks")
     guard.add_argument("--fix", action="store_true", help="bring refused pairs in step on disk")
     guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: these, too")
 
     report = command("report", "execute a notebook and publish it under reports/")
     report.add_argument("name", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
     report.add_argument("--run", metavar="RUN", help="report this run instead of training anew")
-    report.add_argument(
-        "--to", dest="formats", type=lambda text: text.split(","), default="md,html,pdf",
-        metavar="FORMATS", help="by default md,html,pdf",
-    )  # fmt: skip
-    report.add_argument(
-        "-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-        help="set a parameter of the notebook; may be given more than once",
-    )  # fmt: skip
+    report.add_argument("--to", dest="formats", type=lambda s: s.split(","), default="md,html,pdf",
+                        metavar="FORMATS", help="by default md,html,pdf")  # fmt: skip
+    report.add_argument("-p", dest="parameters", action="append", metavar=("NAME", "VALUE"),
+                        nargs=2, default=[], help="set a parameter; may be repeated")  # fmt: skip
     report.add_argument("--with-code", action="store_true", help="show the code in the PDF, too")
     report.add_argument("--again", action="store_true", help="execute even if no code changed")
     report.add_argument("--readme", action="store_true", help="fill the README's results table")
@@ -74,9 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
     runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
                       help="only these, e.g. test_accuracy>=0.99; may be repeated")  # fmt: skip
-    runs.add_argument(
-        "--sort", metavar="FIELD", help="config field or metric; --sort=-FIELD reverses it"
-    )
+    runs.add_argument("--sort", metavar="FIELD", help="value or metric; --sort=-FIELD reverses it")
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
 
     compare = command("compare", "how two runs differ: config, code, environment, data, metrics")

@@ -19,7 +19,7 @@ OPERATORS = {"=": operator.eq, "!=": operator.ne, ">=": operator.ge, "<=": opera
 HIDDEN = {"verified", "path", "seconds", "epoch", "best_epoch", "weights_sha256", "train_loss",
           "best_weights_sha256", "train_accuracy", "validation_loss", "gradient_norm"}  # fmt: skip
 NO_METRIC = {"seed", "seconds", "epoch", "best_epoch"}  # of these no mean is taken
-SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds", "test_accuracy"}
+SHOWN = {"run", "state", "verdict", "dataset", "model", "epochs", "seed", "seeds"}
 BADGES = {"identical": "✓ identical", "within tolerance": "≈ within", "different": "✗ different"}
 
 
@@ -170,8 +170,9 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
             if (spread := row.pop(name)) is not None:
                 row[name[:-3]] = f"{row[name[:-3]]:.4g} ± {spread:.2g}"
     names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if name in SHOWN | asked or (name not in HIDDEN and
-               any(row.get(name) != rows[0].get(name) for row in rows))]  # fmt: skip
+    varied = {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
+    shown = SHOWN | asked | (varied - HIDDEN)
+    columns = [name for name in names if name in shown or name.startswith("test_")]
     _print_table(rows, columns or ["run"])
     return 0
 
@@ -194,7 +195,7 @@ def compare(root: Path, first: str, second: str) -> int:
     The `first` and the `second` are what `records.find` understands in `root`. Returns 1 if
     anything differs.
     """
-    from . import environment, worktree
+    from . import environment, rerun, worktree
 
     one, other = find(root, first), find(root, second)
     changed = environment.differences(one.environment, other.environment)
@@ -211,7 +212,7 @@ def compare(root: Path, first: str, second: str) -> int:
         print("\n".join([f"{title}: {'' if lines else 'the same'}", *lines]))
     last = [(record.metrics or [{}])[-1] | record.result for record in (one, other)]
     rows = [*zip(one.metrics, other.metrics, strict=False), last]
-    differ = [{**a, "seconds": 0} != {**b, "seconds": 0} for a, b in rows]
+    differ = [bool(rerun.unlike(*pair, "")) for pair in rows]
     print(f"metrics: {'' if any(differ) else 'the same'}")
     for name in last[0] | last[1]:
         print(_sides(name.replace("_", " "), last[0].get(name), last[1].get(name)))

@@ -23,7 +23,7 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
     Parameters
     ----------
     files : iterable of Path
-        Below `folder`.
+        Below `folder`; of others, such as weights that are loaded, the bare name counts.
     folder : Path
         What names are relative to, so that a data set that moved stays the same.
     cache : Path
@@ -35,14 +35,16 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
         sha256, in hexadecimal digits.
     """
     known, total, fresh = read_json(cache), hashlib.sha256(), {}
-    for path in sorted(files, key=lambda path: path.parts):  # Windows would ignore case
+    names = {path: path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+             for path in files}  # fmt: skip
+    for path, name in sorted(names.items(), key=lambda one: one[1].parts):  # Windows: its case
         status = path.stat()
         # an archive may give a changed file the size and time of the one before
         key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
         digest = known.get(key)
         if not isinstance(digest, str):
             digest = fresh[key] = sha256(path)
-        total.update(os.fsencode(path.relative_to(folder).as_posix()) + f"\0{digest}\n".encode())
+        total.update(os.fsencode(name.as_posix()) + f"\0{digest}\n".encode())
     if fresh:
         write_whole(cache, json.dumps(known | fresh))
     return total.hexdigest()

@@ -80,8 +80,8 @@ def stale(root: Path) -> dict[str, bool]:
     }
 
 
-def _run(folder: Path, *command: str | Path) -> None:
-    """Run a solver; its failure becomes one line."""
+def run(folder: Path, *command: str | Path) -> None:
+    """Run a solver or an installer's `command` in `folder`; LabError, in one line, if it fails."""
     if not shutil.which(command[0]):
         raise LabError(f"{command[0]} is not installed; run `pip install uv`")
     done = call(command, cwd=folder)
@@ -98,7 +98,7 @@ def _lock_pip(root: Path, folder: Path) -> None:
     (folder / "requirements.lock").write_text("".join(pins), encoding="utf-8")
     least = re.search(r"\d[\d.]*", asked(root, "pyproject.toml").get("requires-python", "3.11"))
     python = ("--python", sys.executable, "--python-version", least[0])
-    _run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
+    run(folder, "uv", "pip", "compile", root / "pyproject.toml", *python, *UV.split())
 
 
 def _lock_conda(root: Path, folder: Path) -> str | None:
@@ -113,8 +113,8 @@ def _lock_conda(root: Path, folder: Path) -> str | None:
         (folder / name).write_text(yaml.safe_dump(stated), encoding="utf-8")
     tool = "conda-lock" if shutil.which("conda-lock") else "uv tool run conda-lock@4.0.3"
     command = [*tool.split(), "lock", f"--conda={conda}", "--kind=explicit"]
-    _run(folder, *command, *CPU.split(), *(f"--platform={one}" for one in PLATFORMS))
-    return _run(folder, *command, *GPU.split(), "--filename-template=conda-{platform}-gpu.lock")
+    run(folder, *command, *CPU.split(), *(f"--platform={one}" for one in PLATFORMS))
+    return run(folder, *command, *GPU.split(), "--filename-template=conda-{platform}-gpu.lock")
 
 
 def lock(root: Path, check: bool) -> int:

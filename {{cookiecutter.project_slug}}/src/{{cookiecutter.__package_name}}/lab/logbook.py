@@ -8,18 +8,14 @@ from .compare import table_rows, versions_of
 from .project import LabError, write_whole
 from .records import Record
 
-RESULTS = ("test_accuracy", "test_loss", "best_epoch")
-CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 POINTS = 120  # of a curve; more are not seen in a small chart, and make the page slow
 
 
 def _reports(root: Path) -> dict[str, str]:
     """Return the report of each run that has one."""
-    found = {}
-    for card in sorted((root / "reports").glob("**/run")):
-        pages = (card.with_name("report.html"), card.with_name("README.md"), card.parent)
-        found[Record(card).id] = next(filter(Path.exists, pages)).as_posix()
-    return found
+    pages = ("report.html", "README.md", "run")
+    return {Record(card).id: next(filter(Path.exists, map(card.with_name, pages))).as_posix()
+            for card in sorted((root / "reports").glob("**/run"))}  # fmt: skip
 
 
 def _thinned(values: list) -> list:
@@ -40,9 +36,10 @@ def logbook(root: Path) -> int:
         metrics, report = record.metrics, reports.get(row["run"])
         run = {name: row[name] for name in ("run", "state", "verdict", "verified")}
         run |= {"config": record.config, **versions_of(row["path"])}
-        run["result"] = {name: row.get(name) for name in RESULTS}
+        run["result"] = {name: row[name] for name in row if name.startswith("test_")}
         run["epochs"] = _thinned([line.get("epoch") for line in metrics])
-        run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in CURVES}
+        names = [name for name in (metrics or [{}])[-1] if name not in ("epoch", "seconds")]
+        run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in names}
         run["report"] = os.path.relpath(report, output.parent) if report else None
         runs.append(run)
     text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False)

@@ -17,7 +17,9 @@ import zlib
 VOLATILE_NOTEBOOK = {"jupytext", "signature", "widgets", "papermill", "vscode", "celltoolbar",
                      "varInspector", "toc", "interpreter", "nteract", "kernel_info"}  # fmt: skip
 VOLATILE_CELL = {"collapsed", "scrolled", "execution", "ExecuteTime", "heading_collapsed",
-                 "hidden", "trusted", "vscode", "papermill", "lines_to_next_cell"}  # fmt: skip
+                 "hidden", "trusted", "vscode", "papermill", "lines_to_next_cell",
+                 "executionInfo", "outputId", "colab", "referenced_widgets",  # Colab's
+                 "execution_start", "execution_millis", "execution_context_id"}  # fmt: skip
 PYTHON = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -64,7 +66,7 @@ def language(nb: dict) -> str | None:
 def strip(nb: dict) -> dict:
     """Return the notebook `nb` as it is committed; ids, tags and attachments stay."""
     metadata = {k: v for k, v in nb["metadata"].items() if k not in VOLATILE_NOTEBOOK}
-    if language(nb) == "python":
+    if language(nb) in ("python", None):
         metadata.update(PYTHON)  # else the diff says which Python and which kernel each of us has
     elif isinstance(info := metadata.get("language_info"), dict):
         metadata["language_info"] = {k: v for k, v in info.items() if k != "version"}

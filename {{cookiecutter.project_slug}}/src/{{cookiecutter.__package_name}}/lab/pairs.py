@@ -99,7 +99,9 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
         merge_rest(notebooks[0], *notebooks)  # pictures: no `.py` will bring them
         write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
     script = Path(path).with_suffix(".py").as_posix()
-    way = f'Resolve\n     "{script}", then type: lab sync; git add "{script}" "{path}"'
+    way = f"""Resolve
+     "{script}", then type: lab sync; git add "{script}" "{path}"
+     (if it has no conflict, first write into it what git diff ":1:{path}" ":3:{path}" shows)"""
     if not path.startswith("notebooks/"):  # it has no other half
         way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
     print(f"lab: {path}: both sides changed the same place; it is left as on one side. {way}",
@@ -117,10 +119,16 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
             raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
         refuse_odd_lines(text)
     if data is None or text is None:
-        gone = notebook if data is None else script
+        gone, there = (notebook, script) if data is None else (script, notebook)
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
             raise LabError("one half is gone: delete or rename the other, too (git rm, git mv), or "
                            f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
+        deleted = ("diff", "--name-only", "-z", "--no-renames", "--diff-filter=D", "--relative")
+        for old in git(root, *deleted, "HEAD", "--", "notebooks", check=False).stdout.split("\0"):
+            left = old.removesuffix(there.suffix) + gone.suffix
+            if left != old and (root / left).exists():  # it has the outputs, the ids
+                raise LabError(f'is this "{old}", renamed? Then type: git mv "{left}" '
+                               f'"{name}{gone.suffix}"; else first: git rm "{left}"')  # fmt: skip
         text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     mine, wanted = normal(text), text_of(data)
@@ -161,6 +169,8 @@ def _step(root: Path, stem: Path, backup: Path, edited: set[str] = frozenset()) 
         if path not in before or before[path].replace(b"\r\n", b"\n") != content:
             write_whole(path.resolve(), content)  # a link stays one
             changed.append(path.relative_to(root).as_posix())
+    if changed:
+        half(stem, ".py").touch()  # Jupyter opens none that is older than its .ipynb
     if files:
         bases.note(root, files, backup, "after")
     elif half(stem, ".py").relative_to(root).as_posix() in edited:  # Jupyter wrote both
@@ -177,9 +187,7 @@ def _undo(root: Path) -> int:
     before = after.with_name("before")
     for name in names:
         if _read(root / name) != (after / name).read_bytes():
-            raise LabError(
-                f"{name} was edited after the last sync, so nothing is undone; as it was: {before}"
-            )
+            raise LabError(f"{name} was edited since, so nothing is undone; as it was: {before}")
     for name in names:
         content = _read(before / name)
         if content is None:

@@ -7,6 +7,7 @@ here, because an output must never stand under a cell that did not make it.
 import ast
 import re
 import sys
+import warnings
 import zlib
 from collections import ChainMap, Counter
 from collections.abc import Callable
@@ -32,6 +33,7 @@ FRAGILE = re.compile(rf"[{BREAKS}]|(?m:^)\s*#?\s*(?:%%|<codecell>|In\[)")  # may
 def _jupytext():
     """Import jupytext, which costs 0.3 s."""
     sys.modules.setdefault("rfc3987_syntax", None)  # nbformat can do without, and is 2 s quicker
+    warnings.filterwarnings("ignore", "The following metadata cannot")  # it stays in the .ipynb
     import jupytext
 
     return jupytext
@@ -68,6 +70,7 @@ def _text(nb: dict, said: Callable = _said) -> str:
     """Write a notebook's cells as percent text, in the one form that jupytext gives them."""
     cells = [{**cell, "source": said(cell)} for cell in nbfilter.strip(nb)["cells"]]
     bare = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
+    bare = nbfilter.parse(nbfilter.dumps(bare))  # metadata in one order: Colab's is another
     return _jupytext().writes(node(bare), fmt=dict(FORMAT))
 
 
@@ -139,7 +142,8 @@ def has_markers(text: str) -> bool:
 def _same_program(new: str, old: str) -> bool:
     """Tell whether a cell was at most reformatted or commented, so that its outputs are its."""
     # magics are no Python, and a formatter leaves them alone: so as strings
-    a, b = (re.sub(r"(?m)^(\s*)([%!].*)", lambda m: m[1] + repr(m[2]), s) for s in (new, old))
+    magic = r"(?m)^(\s*)((?:\w[\w, ]*= *)?[%!].*|\??[\w.]+\?+)$"
+    a, b = (re.sub(magic, lambda m: m[1] + repr(m[2]), said) for said in (new, old))
     try:
         return new == old or ast.dump(ast.parse(a)) == ast.dump(ast.parse(b))
     except (SyntaxError, ValueError, RecursionError):
@@ -208,7 +212,11 @@ def build(text: str, *old: dict) -> dict:
     cells = []
     for i, cell in enumerate(new):
         before = known.get(i, {"metadata": {}, "source": ""})
-        hidden = {k: v for k, v in before["metadata"].items() if k in nbfilter.VOLATILE_CELL}
+        hidden = {
+            k: v
+            for k, v in before["metadata"].items()
+            if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)
+        }  # in no .py
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
         said, was = _said(cell), _said(before)

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .locks import run
 from .packages import canonical
-from .project import LabError, call, write_whole
+from .project import LabError, write_whole
 
 CONDA = ("conda", "mamba", "micromamba")
 INSTALLERS = ("pip", "setuptools", "wheel")
@@ -50,15 +51,6 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
     return str(python)
 
 
-def _run(command: list, hint: str) -> None:
-    """Run a tool; its last line is the reason where it fails."""
-    done = call(command)
-    if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        reason = next((line for line in said if "ERROR" in line.upper()), (said or ["?"])[-1])
-        raise LabError(f"{hint}: {reason.strip()}")
-
-
 def _venv(version: str, folder: Path) -> None:
     """Make a virtual environment with the recorded Python, to its minor version."""
     minor = ".".join(version.split(".")[:2])
@@ -66,7 +58,7 @@ def _venv(version: str, folder: Path) -> None:
     program = sys.executable if minor == here else shutil.which(f"python{minor}")
     if program is None:
         raise LabError(f"the record was made with Python {version}; install Python {minor}")
-    _run([program, "-m", "venv", folder], f"cannot make {folder}")
+    run(Path.cwd(), program, "-m", "venv", folder)
 
 
 def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
@@ -84,8 +76,7 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
     listing = folder.with_name(f".{folder.name}-explicit.txt")
     write_whole(listing, "\n".join(lines) + "\n")
     try:
-        command = [tool, "create", "--yes", "--prefix", folder, "--file", listing]
-        _run(command, f"{Path(tool).name} cannot build it")
+        run(Path.cwd(), tool, "create", "--yes", "--prefix", folder, "--file", listing)
     finally:
         listing.unlink(missing_ok=True)
 
@@ -99,6 +90,5 @@ def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     ]
     if wanted:
         listing = python.with_name("requirements.txt")
-        command = [python, "-m", "pip", "install", "--no-deps", "--requirement", listing]
         write_whole(listing, "\n".join(wanted) + "\n")
-        _run(command, "pip cannot install the recorded versions")
+        run(Path.cwd(), python, "-m", "pip", "install", "--no-deps", "--requirement", listing)

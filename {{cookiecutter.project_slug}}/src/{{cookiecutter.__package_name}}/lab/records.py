@@ -1,7 +1,5 @@
 """Run records: a folder for each run, complete or recognisably unfinished at every moment."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -13,7 +11,7 @@ import zlib
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .cards import finite, read_json, write_card, write_json  # noqa: F401 (for `lab report`)
 from .code import capture
@@ -60,6 +58,15 @@ class Record:
     def result(self) -> dict[str, Any]:
         """The result; empty while the run is unfinished."""
         return read_json(self.path / "result.json")
+
+    @property
+    def headline(self) -> tuple[str, str] | None:
+        """Name and value of the first test metric but the loss, as reports show it."""
+        for name, value in self.result.items():
+            if name.startswith("test_") and name != "test_loss" and isinstance(value, float):
+                form = ".2%" if name.endswith("accuracy") else ".4g"
+                return name.replace("_", " "), format(value, form)
+        return None
 
     @property
     def verification(self) -> dict[str, Any]:
@@ -111,7 +118,8 @@ class Record:
         data_dir: Path,
         code: tuple[dict[str, Any], bytes],
         world_size: int,
-    ) -> Record:
+        folder: Path | None = None,
+    ) -> Self:
         """Begin a record: all that is known before the first step.
 
         Parameters
@@ -125,11 +133,13 @@ class Record:
         files : list of Path
             The data's.
         data_dir : Path
-            What their names are relative to.
+            Where this run was told to look for data.
         code : tuple of dict and bytes
             What `capture` gave when the process began: while data are read, files are edited.
         world_size : int
             The number of processes.
+        folder : Path, optional
+            What the files' names are relative to; by default `data_dir`.
 
         Returns
         -------
@@ -160,8 +170,8 @@ class Record:
         described, patch = {"run": path.name, **code[0]}, code[1]
         where, top = data_dir.resolve(), root.resolve()
         where = where.relative_to(top) if where.is_relative_to(top) else where  # clones move
-        found = {"fingerprint": fingerprint(files, data_dir, runs_dir / ".fingerprints.json")}
-        found["data_dir"] = tilde(where.as_posix())
+        digest = fingerprint(files, folder or data_dir, runs_dir / ".fingerprints.json")
+        found = {"fingerprint": digest, "data_dir": tilde(where.as_posix())}
         scratch = runs_dir / f".{path.name}"
         scratch.mkdir()
         try:
@@ -195,7 +205,7 @@ class Record:
         """
         from . import environment, worktree
 
-        rows = self.metrics[:epoch]
+        rows = [row for row in self.metrics if row.get("epoch", 0) <= epoch]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         described, _ = capture(root, [])
         changes = worktree.differences(root, self.code)
@@ -227,7 +237,7 @@ class Record:
             listed += late
             write_json(self.path / "code.json", self.code)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **arrays)
+        np.savez_compressed(buffer, allow_pickle=False, **arrays)
         write_whole(self.path / "predictions.npz", buffer.getvalue())
         write_json(self.path / "result.json", result)
 

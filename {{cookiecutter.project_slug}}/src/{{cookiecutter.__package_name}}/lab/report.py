@@ -229,8 +229,8 @@ def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[s
         {"name": "Commit", "value": f"`{commit}`{changed}"},
         {"name": "Verified", "value": verdict, "class": look},
     ]
-    if "test_accuracy" in record.result:
-        facts.append({"name": "Test accuracy", "value": f"{record.result['test_accuracy']:.2%}"})
+    if found := record.headline:
+        facts.append({"name": found[0].capitalize(), "value": found[1]})
     return facts
 
 

@@ -19,11 +19,15 @@ NOT_SET_AGAIN = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD")  # of that machine, not o
 
 
 def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[str, Any]]:
-    """Compare the rows `old` and `new` of `where` to the last bit, which JSON gives back."""
+    """Compare the rows `old` and `new` of `where` to the last bit, which JSON gives back.
+
+    What is called `seconds`, or `..._seconds` and `..._per_second`, is time, and no result.
+    """
     return [
         {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
         for key in old | new
-        if key != "seconds" and json.dumps(old.get(key)) != json.dumps(new.get(key))
+        if not key.endswith(("seconds", "per_second"))
+        and json.dumps(old.get(key)) != json.dumps(new.get(key))
     ]
 
 
@@ -70,11 +74,9 @@ class Rerun:
     def shell(self) -> dict[str, list[str]]:
         """Name the variables of this shell that gave way to the recorded ones."""
         recorded = self.old.environment.get("variables") or {}
-        lines = []
-        for name in environment.VARIABLES:
-            here = os.environ.get(name)
-            if here and here != recorded.get(name) and name not in NOT_SET_AGAIN:
-                lines.append(f"{name}: {here} here, {recorded.get(name, 'none')} in both runs")
+        lines = [f"{name}: {os.environ[name]} here, {recorded.get(name, 'none')} in both runs"
+                 for name in environment.VARIABLES if name not in NOT_SET_AGAIN
+                 and os.environ.get(name) not in (None, "", recorded.get(name))]  # fmt: skip
         return {"shell": lines} if lines else {}
 
     def run(self) -> tuple[Record | None, str]:

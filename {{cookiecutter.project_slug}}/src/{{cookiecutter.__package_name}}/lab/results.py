@@ -14,19 +14,18 @@ MARKS = ("<!-- results -->", "<!-- /results -->")
 def _table(root: Path) -> str:
     """Write the README's results, a line for each report."""
     lines = [
-        "| experiment | data | model | epochs | seed | test accuracy | verified | run |",
+        "| experiment | data | model | epochs | seed | result | verified | run |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, folder = Record(card.parent), card.parent.parent
         text = read_half(folder / "README.md") or ""
         title = re.search(r"(?m)^# (.+)", text)
-        accuracy = record.result.get("test_accuracy")
         place = folder.relative_to(root).as_posix().replace(" ", "%20")
         cells = [
             f"[{title[1] if title else folder.name}]({place}/)",
             *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
-            f"{accuracy:.2%}" if isinstance(accuracy, float) else "–",
+            " ".join(record.headline or "–").removeprefix("test "),
             record.verification.get("verdict", "not yet"),
             f"`{record.id}`",
         ]

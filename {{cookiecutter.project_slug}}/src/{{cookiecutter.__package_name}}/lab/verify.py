@@ -9,10 +9,11 @@ import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from . import environment, rebuild, worktree
+from . import environment, worktree
 from .project import LabError, git, package_of, untilde, write_whole
 from .records import Record, find
 from .rerun import Rerun, unlike
@@ -37,6 +38,8 @@ def verify(
     epochs = epochs if epochs and epochs < total else None
     python = sys.executable
     if restore:
+        from . import rebuild  # the run itself needs none of its packages
+
         python = rebuild.rebuild(record.environment, package_of(root), restore)
     with _cleaning_up(root) as scratch:
         patch = (record.path / "code.patch").read_bytes()
@@ -76,17 +79,16 @@ def _cleaning_up(root: Path):
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # a second one must not leave half behind
             if hasattr(signal, name):
                 signal.signal(getattr(signal, name), signal.SIG_IGN)
-        worktree.discard(root, scratch / "code")
+        git(root, "worktree", "remove", "--force", "--force", str(scratch / "code"), check=False)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any]]:
     """List every number and weight that differs, in the order in which they came about."""
-    before, after = old.metrics, new.metrics
-    found = []
-    for index in range(epochs or max(len(before), len(after))):
-        rows = [rows[index] if index < len(rows) else {} for rows in (before, after)]
-        found += unlike(*rows, f"epoch {index + 1}")
+    last, found = epochs or math.inf, []
+    both = [[row for row in one.metrics if row.get("epoch", 0) <= last] for one in (old, new)]
+    for rows in zip_longest(*both, fillvalue={}):
+        found += unlike(*rows, f"epoch {(rows[0] or rows[1]).get('epoch')}")
     if epochs:
         return found
     found += unlike(old.result, new.result, "result")
@@ -169,9 +171,7 @@ def _strays(old: Record, again: Record | None) -> list[str]:
     ]
 
 
-def _look_deeper(
-    old: Record, found: list, deterministic: bool, only_first: bool
-) -> dict[str, list[str]]:
+def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:
     """Look for a cause where the record names none."""
     if not deterministic:
         line = "two runs now differ from one another, too: the code is itself non-deterministic"
@@ -184,10 +184,12 @@ def _look_deeper(
         if what == "missing" or max(Path(file).expanduser().stat()[-2:]) >= began:  # mtime, ctime
             causes.setdefault("edited libraries", []).append(f"{file} ({package}) {what}")
     weights = any(item["what"].endswith("weights_sha256") for item in found)
-    if found and not only_first and not weights:
+    if found and not partly and not weights:
         line = "the weights came out the same: the record's numbers were changed after the run"
         causes["record"] = [f"{line}, or the evaluation reads something that no record holds"]
-    return causes or {"unknown": ["two runs now agree with each other and not with the record"]}
+    agree = "two runs now agree with each other and not with the record"
+    alike = "both runs fail alike; if they read a file that git ignores, put it into --data-dir"
+    return causes or {"unknown": [agree if found else alike]}
 
 
 def _tell(verdict: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from .project import LabError, git, untilde
 def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
     """Check the `code` of a record in `root`, and its `patch`, out into a worktree, `folder`.
 
-    `discard` removes it. LabError if the commit is not in this clone, or the patch is not the
+    LabError if the commit is not in this clone, or the patch is not the
     recorded one.
     """
     base = code.get("base")
@@ -73,12 +73,6 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
         if not here or git(source, *checkout, env=env, check=False).returncode:
             found = f"submodule {module['path']} at {str(module['commit'])[:12]}"
             raise LabError(f"{found} is not here; git submodule update --init --recursive")
-
-
-def discard(root: Path, folder: Path) -> None:
-    """Remove the temporary worktree `folder` of the repository `root`, and git's note of it."""
-    git(root, "worktree", "remove", "--force", "--force", str(folder), check=False)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def differences(root: Path, code: dict[str, Any]) -> list[str]:

@@ -1,0 +1,158 @@
+"""Research that is not the template's own: other metrics, other files, other rhythms."""
+
+import json
+
+import pytest
+from made_records import make_record
+from test_verify_attacks import verify
+from test_verify_causes import TOY, bare, edit, interpreter  # noqa: F401 (fixtures)
+
+ROW = "record.append(dict(epoch=epoch + 1, train_loss=loss, seconds=0.0))"
+FINISH = "record.finish(dict("
+
+
+def toy(project, *changes, check=True):
+    """Run a toy with changes to its text; return its record, if there is one."""
+    text = TOY.format(package=project.package, first="import time", loss="1.0", weights="loss")
+    for old, new in changes:
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    (project.root / "train.py").write_text(text, encoding="utf-8")
+    project.done = project.python("train.py", check=check)
+    return project.runs()[-1]
+
+
+def test_times_and_rates_are_no_results(repository):
+    row = ROW.replace("seconds=0.0", "seconds=0.0, images_per_second=time.time()")
+    finish = f"{FINISH}inference_seconds=time.time(), "
+    for _ in range(2):
+        toy(repository, (ROW, row), (FINISH, finish))
+    assert verify(repository)[1]["verdict"] == "identical"
+    first, second = (run.name for run in repository.runs())
+    assert "metrics: the same" in repository.lab("compare", first, second).stdout
+
+
+def test_a_row_every_other_epoch_is_compared_by_its_epoch(bare):  # noqa: F811
+    run = toy(
+        bare,
+        (
+            '"--stop-after-epochs", type=int, default=2',
+            '"--stop-after-epochs", type=int, default=6',
+        ),
+        ("given.stop_after_epochs == 2", "given.stop_after_epochs == 6"),
+        ("epochs=2, seed", "epochs=6, seed"),
+        ("range(given.stop_after_epochs)", "range(1, given.stop_after_epochs, 2)"),
+    )
+    said = verify(bare, "--epochs", "5")[1]["verdict"]
+    assert said == "the first 5 epochs identical"
+    rows = run / "metrics.jsonl"
+    rows.write_text(
+        rows.read_text().replace('"epoch": 4, "train_loss": 1.0', '"epoch": 4, "train_loss": 2.0')
+    )
+    assert verify(bare)[1]["first_difference"]["where"] == "epoch 4"
+
+
+def test_a_run_that_goes_on_keeps_the_rows_of_complete_epochs_alone(repository):
+    run = make_record(repository.root / "runs", 1, epochs=4)
+    rows = run / "metrics.jsonl"
+    rows.write_text("".join(f'{{"epoch": {epoch}}}\n' for epoch in (5, 10, 15)))
+    code = f"""
+        from pathlib import Path
+        from {repository.package}.lab.records import Record
+        Record(Path({str(run)!r})).go_on(Path.cwd(), 12, 3)
+    """
+    repository.python("-c", "\n".join(line.strip() for line in code.splitlines()), check=True)
+    assert [json.loads(line)["epoch"] for line in rows.read_text().splitlines()] == [5, 10]
+
+
+def test_numpys_numbers_in_a_result_are_numbers(repository):
+    given = "test_dice=np.float32(0.5), by_class=np.arange(2), test_depth=np.int64(3), "
+    run = toy(repository, ("import time", "import numpy as np"), (FINISH, FINISH + given))
+    result = json.loads((run / "result.json").read_text())
+    assert (result["test_dice"], result["by_class"], result["test_depth"]) == (0.5, [0, 1], 3)
+
+
+def test_an_array_that_could_not_be_read_again_is_refused_when_it_is_written(repository):
+    ragged = "arrays = dict(ragged=np.array([[1], [1, 2]], dtype=object))"
+    run = toy(
+        repository,
+        ("import time", f"import numpy as np\n{ragged}"),
+        ("weights_sha256=str(loss)))", "weights_sha256=str(loss)), **arrays)"),
+        check=False,
+    )
+    assert "Object arrays" in repository.done.stderr
+    assert not (run / "result.json").exists()
+    assert not (run / "predictions.npz").exists()
+
+
+@pytest.fixture
+def regressions(repository):
+    """Give runs whose metric is a mean squared error, one of them reported."""
+    for seed in range(3):
+        run = make_record(repository.root / "runs", seed, seed=seed)
+        result = json.loads((run / "result.json").read_text())
+        accuracy = result.pop("test_accuracy")
+        (run / "result.json").write_text(json.dumps(result | {"test_mse": 3000 + 200 * accuracy}))
+    card = repository.root / "reports" / "02_mse" / "run"
+    card.parent.mkdir(parents=True)
+    run.rename(card)
+    (card.parent / "README.md").write_text("# Does it predict?\n")
+    return repository
+
+
+def test_a_metric_of_ones_own_is_in_the_tables(regressions):
+    said = regressions.lab("runs", "--group", check=True).stdout.splitlines()
+    assert "test_mse" in said[0]
+    assert "±" in said[1]
+    assert "test_mse" in regressions.lab("runs", "--where", "seed=0", check=True).stdout
+    regressions.lab("report", "--readme", check=True)
+    (row,) = (
+        line
+        for line in (regressions.root / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| [Does it predict?]")
+    )
+    assert "| mse 3195 |" in row
+
+
+WEIGHTS = """\
+        weights = torch.load(self.options.data_dir / "backbone.pt", weights_only=True)
+        self.model.load_state_dict(weights)
+"""
+
+
+def test_weights_beside_the_data_are_found_by_a_resume_and_by_a_verification(repository, tmp_path):
+    script = repository.root / "train.py"
+    text = script.read_text(encoding="utf-8")
+    before = "        self.parallel = world.wrap("
+    script.write_text(text.replace(before, WEIGHTS + before, 1), encoding="utf-8")
+    data = repository.root / "src" / repository.package / "data.py"
+    text = data.read_text(encoding="utf-8")
+    files = 'list("0123456789"), [path, options.data_dir / "backbone.pt"], path.parent'
+    old = 'list("0123456789"), [path], path.parent'
+    assert old in text
+    data.write_text(text.replace(old, files), encoding="utf-8")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    made = (
+        f"import torch; from {repository.package}.models import build_model;"
+        f"from {repository.package}.config import Config; model = build_model(Config(), (1, 8, 8), 10);"
+        f"torch.save(model.state_dict(), {str(mine / 'backbone.pt')!r})"
+    )
+    repository.python("-c", made, check=True)
+    repository.train("--data-dir", mine, "--epochs", "2", "--stop-after-epochs", "1", check=True)
+    repository.train("--resume", "latest", check=True)
+    code, verdict, said = verify(repository)
+    assert (code, verdict["verdict"]) == (0, "identical"), said
+    repository.python("-c", made.replace("torch;", "torch; torch.manual_seed(1);", 1), check=True)
+    code, verdict, said = verify(repository)
+    assert (code, list(verdict["causes"])) == (1, ["data"]), said
+
+
+def test_two_runs_that_fail_alike_are_not_said_to_agree(bare):  # noqa: F811
+    weights = bare.root / "weights" / "backbone.pt"  # git ignores it
+    weights.parent.mkdir()
+    weights.write_text("1.0")
+    toy(bare, ("loss = 1.0", 'loss = float((ROOT / "weights" / "backbone.pt").read_text())'))
+    code, verdict, _ = verify(bare)
+    assert (code, verdict["verdict"]) == (1, "different")
+    assert "put it into --data-dir" in verdict["causes"]["unknown"][0]
