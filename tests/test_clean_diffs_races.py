@@ -1,6 +1,7 @@
 """`lab sync` interrupted, and with somebody else at work in the middle of it: no edit is lost."""
 
 import sys
+import textwrap
 
 import pytest
 
@@ -63,3 +64,25 @@ def test_a_sync_that_is_killed_between_its_files_loses_no_edit(pair, written):
     assert {"second = 22", "third = 33"} <= set(pair.says())
     assert pair.outputs()["print(first)"] == "run 1: print(first)\n"
     assert pair.sync() == ""
+
+
+def test_an_undo_that_is_killed_between_its_files_goes_on(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.edit_nb("third = 3", "third = 33")
+    before = pair.py.read_bytes(), pair.nb.read_bytes()
+    pair.sync()
+    code = f"""
+        import os
+        from {pair.project.package}.lab import cli, pairs
+        written, write = [], pairs.write_whole
+        def once(path, content):
+            if written:
+                os.kill(os.getpid(), 9)
+            written.append(write(path, content))
+        pairs.write_whole = once
+        cli.main(["sync", "--undo"])
+    """
+    done = pair.project.python("-c", textwrap.dedent(code))
+    assert done.returncode == -9
+    pair.sync("--undo")
+    assert (pair.py.read_bytes(), pair.nb.read_bytes()) == before

@@ -305,7 +305,7 @@ def test_names_are_understood_from_anywhere(pair):
 
 
 def test_what_a_killed_write_leaves_behind_is_not_committed(pair):
-    left = [f"notebooks/.{pair.nb.name}.k3j_2h1x", f"notebooks/.{pair.py.name}.k3j_2h1x"]
+    left = [f"notebooks/.lab-{name}.k3j_2h1x" for name in (pair.nb.name, pair.py.name)]
     for name in left:  # as project.write_whole names its scratch file
         (pair.project.root / name).write_text("outputs")
     pair.project.git("add", "-A")

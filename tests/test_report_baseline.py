@@ -51,6 +51,25 @@ def test_the_report_has_its_files_and_the_record_beside_it(published, folder):
     assert ignored.stdout.split() == [f"{folder}/{name}" for name in PRESENT[1:]]
 
 
+def test_a_report_that_is_killed_while_it_is_written_counts_for_nothing(published, tmp_path):
+    shutil.copytree(published.root, tmp_path / "copy", symlinks=True)
+    project = commit_all(Project(tmp_path / "copy"))
+    code = f"""
+        import os
+        from {project.package}.lab import cli, report
+        report._typeset = lambda folder: os.kill(os.getpid(), 9)
+        cli.main(["report", "01_baseline"])
+    """
+    done = project.python("-c", "\n".join(line.strip() for line in code.splitlines()))
+    assert done.returncode == -9
+    assert list((project.root / "reports" / "01_baseline").glob(".lab-*"))
+    assert project.git("status", "--short").stdout == ""
+    checked = project.lab("check", "--strict")
+    assert checked.returncode == 0, checked.stdout
+    project.lab("report", "--readme", check=True)
+    assert text(project.root / "README.md").count("](reports/") == 1
+
+
 def test_it_shows_every_section_and_answers_the_hypothesis(folder):
     readme = text(folder / "README.md")
     assert re.findall(r"(?m)^## (.*)", readme) == list(SECTIONS)

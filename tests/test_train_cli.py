@@ -148,6 +148,14 @@ def test_a_disk_that_refuses_writing_is_said_in_one_line(repository, tmp_path):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_disk_that_breaks_is_said_in_one_line(repository):
+    code = "import errno, os, train\ndef broken(_):\n    raise OSError(errno.EIO, 'I/O error')\n"
+    done = repository.python("-c", f"{code}os.fsync = broken\ntrain.main(['--epochs', '1'])")
+    assert done.returncode == 2
+    assert "I/O error" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_package_of_another_project_is_refused(repository, bake, tmp_path):
     """An old kernel may still hold the package of a project that was moved or copied."""
     other = bake()

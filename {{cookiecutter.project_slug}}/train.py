@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
     except (UserError, LabError) as error:
         message = str(error)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise
         message = f"{error}; mend that and start again, or go on with --resume where a run began"
     print(f"train.py: {message}", file=sys.stderr)

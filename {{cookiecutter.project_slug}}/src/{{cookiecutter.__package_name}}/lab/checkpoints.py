@@ -125,7 +125,7 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
             raise LabError(f"a checkpoint cannot hold {refused[0]}; make it a number by float(...)")
     except BaseException as error:
         scratch.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError):  # torch hides the full disk behind its own error
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        if isinstance(cause := error.__context__, OSError):  # torch hides it behind its own error
+            raise OSError(cause.errno, cause.strerror, str(path)) from error
         raise
     return scratch

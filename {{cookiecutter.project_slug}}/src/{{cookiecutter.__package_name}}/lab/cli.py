@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:  # the classic: a shell without the environment
         code, message = 2, f"{error}: activate the project's environment, or make it (README)"
     except OSError as error:  # a full disk, a folder without write permission
-        code, message = 2, f"{error.filename or ''}: {error.strerror or error}"
+        code, message = 2, str(error).partition("] ")[2] or str(error)  # less its number
     print(f"lab: {message}", file=sys.stderr)
     return code
 

@@ -47,8 +47,7 @@ def _python(root: Path, _deep: bool) -> Iterator[Finding]:
     spec = importlib.util.find_spec(package_of(root))
     if not spec or not Path(spec.origin).resolve().is_relative_to(root):
         place = f"in {spec.origin}" if spec else "nowhere"
-        found = f"notebooks find the package {place}, not in this project"
-        yield "note", found, "pip install --no-deps -e ."
+        yield "note", f"notebooks find the package {place}, not here", "pip install --no-deps -e ."
 
 
 def _renew(source: str) -> str:

@@ -186,12 +186,13 @@ def _undo(root: Path) -> int:
     names = [path.relative_to(after) for path in after.rglob("*.*")]
     before = after.with_name("before")
     for name in names:
-        if _read(root / name) != (after / name).read_bytes():
+        # as before: an undo that was killed goes on
+        if _read(root / name) not in ((after / name).read_bytes(), _read(before / name)):
             raise LabError(f"{name} was edited since, so nothing is undone; as it was: {before}")
     for name in names:
         content = _read(before / name)
         if content is None:
-            (root / name).unlink()
+            (root / name).unlink(missing_ok=True)
         else:
             write_whole((root / name).resolve(), content)
         print(f"{name.as_posix()}: {'gone, ' if content is None else ''}as before the last sync")

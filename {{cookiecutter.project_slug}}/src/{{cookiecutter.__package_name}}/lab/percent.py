@@ -5,6 +5,7 @@ here, because an output must never stand under a cell that did not make it.
 """
 
 import ast
+import json
 import re
 import sys
 import warnings
@@ -70,7 +71,7 @@ def _text(nb: dict, said: Callable = _said) -> str:
     """Write a notebook's cells as percent text, in the one form that jupytext gives them."""
     cells = [{**cell, "source": said(cell)} for cell in nbfilter.strip(nb)["cells"]]
     bare = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells}
-    bare = nbfilter.parse(nbfilter.dumps(bare))  # metadata in one order: Colab's is another
+    bare = json.loads(json.dumps(bare, sort_keys=True))  # the order of metadata says nothing
     return _jupytext().writes(node(bare), fmt=dict(FORMAT))
 
 

@@ -85,7 +85,7 @@ def untilde(path: str) -> str:
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write `content`, text as UTF-8, to `path` so that the file is there whole or not at all."""
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, scratch = tempfile.mkstemp(prefix=f".lab-{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

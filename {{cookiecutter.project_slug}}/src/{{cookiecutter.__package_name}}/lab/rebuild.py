@@ -65,8 +65,7 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
     """Install conda's packages from their addresses, checked by their hashes."""
     tool = next((found for found in map(shutil.which, CONDA) if found), None)
     if tool is None:
-        tools = ", ".join(CONDA)
-        raise LabError(f"it has packages of conda, and none of {tools} is here; install one")
+        raise LabError(f"the record has packages of conda; install one of {', '.join(CONDA)}")
     lines = ["@EXPLICIT"]
     for package in packages:
         if not package.get("url"):

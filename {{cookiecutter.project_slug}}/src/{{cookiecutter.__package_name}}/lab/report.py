@@ -147,9 +147,9 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     record = records.Record(Path(run) if run and Path(run).exists() else last)
     if run and record.config:
         if last.exists():  # with its verdict
-            shutil.copytree(last, folder / "run")
-        records.write_card(record, folder / "run")
-        record = records.Record(folder / "run")
+            shutil.copytree(last, folder / "card")
+        records.write_card(record, folder / "card")
+        record = records.Record(folder / "card")
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
     meta = {"name": name, "facts": facts, "date": facts[1]["value"], "run": bool(run),
@@ -187,16 +187,17 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
     with tempfile.TemporaryDirectory(prefix=".lab-", dir=target) as folder:
         scratch = Path(folder)
         lacking = _render(root, stem, notebook, scratch, {"md", *formats}, with_code)
-        last, new = (records.Record(place / "run") for place in (target, scratch))
+        last, new = records.Record(target / "run"), records.Record(scratch / "card")
         if last.config and last.id != new.id:
             verdict = last.verification.get("verdict", "not verified")
             print(f"replaces the report of {last.id} ({verdict}); git restore brings it back")
         for old in (*reversed(FORMATS.values()), "failed.html", "failed.ipynb"):  # it may be open
             (target / old).unlink(missing_ok=True)
         for part in ("figures", "run", *FORMATS.values()):
-            if (scratch / part).exists():
+            made = scratch / part.replace("run", "card")  # killed before, it is no report's
+            if made.exists():
                 shutil.rmtree(target / part, ignore_errors=True)
-                (scratch / part).replace(target / part)
+                made.replace(target / part)
     written = [target / name for name in FORMATS.values() if (target / name).exists()]
     print("\n".join(f"wrote {path.relative_to(root).as_posix()}" for path in written))
     if lacking:
