@@ -233,3 +233,35 @@ def test_the_workflow_brings_an_update_to_a_branch(created, tmp_path):
     assert created.git("branch", "--show-current").stdout == "template-update\n"
     assert created.git("status", "--porcelain").stdout == ""
     assert "Dockerfile" in created.git("show", "--stat", "HEAD").stdout
+
+
+def test_the_workflow_leaves_what_a_colleague_did_on_its_branch(created, tmp_path):
+    """`gh` is not here: one that agrees to everything stands in, to see what is pushed."""
+    origin = tmp_path / "origin.git"
+    git(tmp_path, "clone", "-q", "--bare", str(created.root), str(origin))
+    created.git("remote", "add", "origin", str(origin))
+    gh = tmp_path / "bin" / "gh"
+    gh.parent.mkdir()
+    gh.write_text("#!/bin/sh\n", encoding="utf-8")
+    gh.chmod(0o755)
+    env = {"PATH": f"{gh.parent}{os.pathsep}{created.env['PATH']}"}
+    text = (created.root / ".github/workflows/template.yml").read_text(encoding="utf-8")
+    steps = {step.get("name"): step for step in yaml.safe_load(text)["jobs"]["update"]["steps"]}
+
+    def week():
+        created.git("switch", "-q", "--force", "main")
+        created.git("branch", "-q", "-D", "template-update", check=False)
+        for name in ("Bring it in", "Open a pull request"):
+            done = created.run("bash", "-e", "-c", steps[name]["run"], env=env)
+            assert done.returncode == 0, done.stdout + done.stderr
+        return git(origin, "log", "-1", "--format=%an %H", "template-update").split()
+
+    first, again = week(), week()
+    assert first[0] == again[0] == "template"
+    theirs = tmp_path / "theirs"
+    git(tmp_path, "clone", "-q", "--branch", "template-update", str(origin), str(theirs))
+    (theirs / "resolved.txt").write_text("by hand", encoding="utf-8")
+    git(theirs, "add", "-A")
+    git(theirs, "-c", "user.name=Ada", "-c", "user.email=a@b", "commit", "-qm", "resolve")
+    git(theirs, "push", "-q", "origin", "template-update")
+    assert week()[0] == "Ada"
