@@ -5,6 +5,8 @@ import json
 import pytest
 from notebook_pairs import assert_history_is_clean, commit
 
+pytestmark = pytest.mark.slow
+
 
 def edit(pair, old, new):
     """Edit, run and commit."""

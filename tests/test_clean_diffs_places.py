@@ -10,6 +10,8 @@ import pytest
 from conftest import Project
 from notebook_pairs import HOOKS_HOME, Pair, assert_history_is_clean, commit, copy_of
 
+pytestmark = pytest.mark.slow
+
 HOME = {"PRE_COMMIT_HOME": str(HOOKS_HOME), "SKIP": "check"}  # our pairs have no seven sections
 
 

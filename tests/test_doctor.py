@@ -243,6 +243,7 @@ def test_who_must_have_cuda_is_compared_with_the_file_that_asks_for_it(project, 
     assert commands == ["conda env update --file environment-gpu.yml --prune"]
 
 
+@pytest.mark.slow
 def test_a_virtual_environment_in_the_project_that_is_gone_is_missed(repository):
     scratch = repository.root / ".venv" / "bin"
     scratch.mkdir(parents=True)

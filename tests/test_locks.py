@@ -152,6 +152,7 @@ def test_a_conda_without_conda_lock_and_uv_is_told_which_to_install(project, con
     assert "conda-lock.yml: not written: uv is not installed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

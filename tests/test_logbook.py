@@ -9,9 +9,12 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import Select
 
-pytestmark = pytest.mark.skipif(
-    not shutil.which("chromedriver"), reason="needs chromium and chromium-driver"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not shutil.which("chromedriver"), reason="needs chromium and chromium-driver"
+    ),
+]
 
 LOADED = "return performance.getEntriesByType('navigation')[0].loadEventEnd"
 

@@ -169,6 +169,8 @@ def test_a_seed_may_be_set_in_any_usual_way(repository, line):
     assert "before any seed" in repository.lab("check").stdout
 
 
+@pytest.mark.torch
+@pytest.mark.slow
 def test_a_report_under_a_name_with_accents_has_its_record_in_git(trained, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(trained.root, root)

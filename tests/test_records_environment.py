@@ -71,6 +71,7 @@ print(json.dumps([environment.packages(), environment.damaged(True)]))
 """
 
 
+@pytest.mark.slow
 def test_condas_packages_come_with_channel_build_address_and_hash(repository, tmp_path):
     meta = tmp_path / "conda-meta"
     meta.mkdir()

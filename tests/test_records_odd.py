@@ -12,6 +12,8 @@ from test_records_code import capture, restore
 from test_verify_attacks import verify
 from test_verify_causes import Bare, bare, edit, interpreter, train  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.slow
+
 
 def sources(project, out):
     return capture(project, out)[0]["sources"]

@@ -7,6 +7,8 @@ from made_records import make_record
 from test_verify_attacks import verify
 from test_verify_causes import TOY, bare, edit, interpreter  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.slow
+
 ROW = "record.append(dict(epoch=epoch + 1, train_loss=loss, seconds=0.0))"
 FINISH = "record.finish(dict("
 
@@ -120,6 +122,7 @@ WEIGHTS = """\
 """
 
 
+@pytest.mark.torch
 def test_weights_beside_the_data_are_found_by_a_resume_and_by_a_verification(repository, tmp_path):
     script = repository.root / "train.py"
     text = script.read_text(encoding="utf-8")

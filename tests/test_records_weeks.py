@@ -12,6 +12,8 @@ from test_records_code import capture, restore
 from test_verify_attacks import verify
 from test_verify_causes import bare, edit, interpreter, train  # noqa: F401 (fixtures)
 
+pytestmark = pytest.mark.slow
+
 BIRDS = """
 
 def birds(config: Config, options: RunOptions) -> Splits:
@@ -26,6 +28,7 @@ def birds(config: Config, options: RunOptions) -> Splits:
 DATASETS: dict"""
 
 
+@pytest.mark.torch
 def test_a_data_set_in_a_subfolder_is_resumed_and_verified(repository, tmp_path):
     script = repository.root / "src" / repository.package / "data.py"
     text = script.read_text(encoding="utf-8").replace("\n\nDATASETS: dict", BIRDS, 1)
@@ -53,6 +56,7 @@ def test_an_edit_of_the_same_size_within_the_second_of_a_commit_is_recorded(repo
         assert f"+# {number} b".encode() in patch
 
 
+@pytest.mark.torch
 def test_a_run_that_went_on_with_edited_code_is_a_seed_of_neither(trained, tmp_path):
     root = tmp_path / "copy"
     shutil.copytree(trained.root, root)

@@ -6,6 +6,8 @@ import pytest
 from conftest import Project, commit_all
 from test_report_small import PNG, notebook, pdf_text, put
 
+pytestmark = pytest.mark.slow
+
 FORMULAS = (
     r"$ \alpha = 1 $, $A \cap B$, $h \odot g$, $a \otimes b$, $\bigotimes_i c_i$, \textbf{raw}"
 )
@@ -101,6 +103,7 @@ def test_a_pdf_that_cannot_be_set_takes_nothing_else_with_it(shared):
     assert {path.name for path in folder.iterdir()} >= {"README.md", "report.html"}
 
 
+@pytest.mark.torch
 def test_a_run_is_not_put_in_the_place_of_two(shared, trained):
     shutil.copytree(trained.root / "runs", shared.root / "runs")
     cell = "%run ../train.py --epochs 1 --seed {}\n"

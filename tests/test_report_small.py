@@ -19,6 +19,8 @@ import time
 import pytest
 from conftest import Project, commit_all
 
+pytestmark = pytest.mark.slow
+
 SECTIONS = (
     "1. Purpose", "2. Environment", "3. Data", "4. Model", "5. Training", "6. Results",
     "7. Conclusion and next steps",

@@ -15,6 +15,8 @@ import pytest
 from conftest import Project
 from test_verify_attacks import verify
 
+pytestmark = pytest.mark.slow
+
 TOY = """
 import argparse, importlib.metadata, os, sys
 from pathlib import Path
