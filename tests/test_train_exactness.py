@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 from datasets import write_cifar10, write_fashion_mnist, write_folder
@@ -51,6 +52,20 @@ def test_the_notebook_s_run_magic_gives_the_same_bits_and_leaves_record_and_mode
     repository.train("--epochs", "1", check=True)
     first, second = map(outcome, repository.runs())
     assert first == second
+
+
+def test_a_run_magic_that_fails_leaves_no_record_of_the_run_before(repository):
+    cell = "%run ../train.py --epochs 1\n%run ../train.py --epochs 0\nprint('left:', record, model)"
+    done = repository.python("-m", "IPython", "-c", cell, cwd=repository.root / "notebooks")
+    assert "left: None None" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_reader_that_goes_away_costs_no_run(repository):
+    """As `| tee` at Ctrl-C, or `| head`."""
+    command = f"{sys.executable} train.py --epochs 3 | head -n 1"
+    repository.run("sh", "-c", command, check=True)
+    (run,) = repository.runs()
+    assert (run / "result.json").exists()
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "fashion_mnist", "folder"])

@@ -137,7 +137,7 @@ def start_and_signal(project, number: int, *arguments: str) -> int:
     return process.wait(timeout=60)
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_a_signal_saves_and_exits_with_128_and_its_number(repository, name):
     number = getattr(signal, name)
     more = ["--epochs", "12"]

@@ -3,6 +3,7 @@
 The same code runs from a shell, from a notebook (`%run ../train.py`) and under torchrun.
 """
 
+import contextlib
 import errno
 import sys
 import time
@@ -34,8 +35,7 @@ DATA, MODEL = 1, 2  # random streams: order and augmentation; what the model dra
 def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Module]:
     """Train; return the record (`None` on ranks above 0) and the model with its last weights.
 
-    Raises SystemExit: 2 where the arguments, the data or the disk do not allow it, 128 + the
-    signal's number where a signal stopped the run after saving.
+    Raises SystemExit: 2 for what cannot be done, 128 + a signal's number after saving for it.
     """
     try:
         return run(sys.argv[1:] if argv is None else argv)
@@ -117,8 +117,7 @@ class Training:
         self.amp = torch.autocast(world.device.type, torch.bfloat16, config.amp == "bf16")
         self.progress = Progress()
         self.sums = torch.zeros(3, device=world.device)  # loss, accuracy, norm of the gradients
-        self.record: records.Record | None = None  # rank 0 alone has one
-        self.checkpoints: Checkpoints | None = None
+        self.record = self.checkpoints = None  # rank 0 alone has them
 
     def begin(self, code: tuple[dict, bytes]) -> None:
         """Start a new record."""
@@ -210,14 +209,14 @@ class Training:
         }
         if self.record:
             self.record.append(row)
-            bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
+            with contextlib.suppress(OSError):  # Ctrl-C ends `| tee`, too: this has yet to save
+                bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
         # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
         # images cannot tell apart, the last; few images would often pick an early one by luck.
         if validation_loss < progress.best_loss:
             losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
-            standard_error = float(losses.std(correction=0) / len(losses) ** 0.5)
-            progress.best_loss = validation_loss
-            progress.loss_limit = validation_loss + standard_error
+            std_error = float(losses.std(correction=0) / len(losses) ** 0.5)
+            progress.best_loss, progress.loss_limit = validation_loss, validation_loss + std_error
         if validation_loss <= progress.loss_limit or not progress.best_weights:  # NaN so far
             progress.best_epoch, progress.best_weights = progress.epoch, copy_of(self.model)
         progress.step, progress.epoch_seconds = 0, 0.0
@@ -297,4 +296,5 @@ class Training:
 
 
 if __name__ == "__main__":
+    record = model = None  # a notebook's `%run` that fails must not leave those of the run before
     record, model = main()

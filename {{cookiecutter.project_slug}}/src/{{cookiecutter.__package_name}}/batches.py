@@ -177,14 +177,17 @@ def _end_workers() -> None:
         worker.kill()
 
 
-def _start_workers(loader: torch.utils.data.DataLoader) -> Iterator[Any]:
-    """Start workers that ignore the signals that Slurm sends to all: training ends them itself."""
+def start_workers(loader: torch.utils.data.DataLoader) -> Iterator[Any]:
+    """Start the workers of a `loader`, deaf to the signals that a queue or a terminal sends to all.
+
+    Training saves first, and ends them itself.
+    """
     atexit.unregister(_end_workers)
     atexit.register(_end_workers)
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
     # what is blocked while they start stays so in them, from their first moment on
-    sent = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1}
+    sent = {signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, sent)
     try:
         return iter(loader)
@@ -203,7 +206,7 @@ def _read_ahead(
         num_workers=workers,
         generator=torch.Generator(),  # making a loader must not move the global one
     )
-    for pixels in _start_workers(loader):
+    for pixels in start_workers(loader):
         if isinstance(pixels, UserError):
             raise pixels
         # elsewhere than on a GPU a copy that is not waited for may outlive its source

@@ -15,7 +15,8 @@ from typing import Any, Self, TextIO
 from .project import LabError
 
 DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
-SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a queue, a person or Jupyter, Slurm's warning
+# a queue, a person or Jupyter, Slurm's warning, a terminal or a connection that closes
+SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
 
 class StopSignals(contextlib.ExitStack):
@@ -26,7 +27,8 @@ class StopSignals(contextlib.ExitStack):
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
-                self.callback(signal.signal, number, signal.signal(number, self._note))
+                if signal.getsignal(number) != signal.SIG_IGN:  # nohup's stays
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
 
     def _note(self, number: int, _frame: object) -> None:

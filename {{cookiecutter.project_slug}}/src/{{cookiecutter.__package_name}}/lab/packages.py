@@ -15,9 +15,8 @@ from .cards import read_json
 from .hashes import sha256
 from .project import tilde
 
-GENERATED = (  # after the hashes were taken
-    ".pyc", "-info/INSTALLER", "-info/REQUESTED", "-info/direct_url.json",
-)  # fmt: skip
+# after the hashes were taken
+GENERATED = (".pyc", "-info/INSTALLER", "-info/REQUESTED", "-info/direct_url.json")
 
 
 def _conda_packages(prefix: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

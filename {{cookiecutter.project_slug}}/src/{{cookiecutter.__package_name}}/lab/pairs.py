@@ -169,9 +169,8 @@ def _step(root: Path, stem: Path, backup: Path, edited: set[str] = frozenset()) 
         if path not in before or before[path].replace(b"\r\n", b"\n") != content:
             write_whole(path.resolve(), content)  # a link stays one
             changed.append(path.relative_to(root).as_posix())
-    if changed:
-        half(stem, ".py").touch()  # Jupyter opens none that is older than its .ipynb
     if files:
+        half(stem, ".py").touch()  # Jupyter opens none that is older than its .ipynb
         bases.note(root, files, backup, "after")
     elif half(stem, ".py").relative_to(root).as_posix() in edited:  # Jupyter wrote both
         bases.note(root, halves, backup, "seen")

@@ -108,8 +108,8 @@ class Rerun:
         failed = said if process.returncode else ()
         refusal = next((line for line in failed if line.startswith("train.py: ")), None)
         if refusal or process.returncode == 2:
-            where = self.old.data.get("data_dir") or "data"
-            lost = "" if (self.root / untilde(where)).exists() else f"; its data was in {where}"
+            at = self.root / untilde(self.old.data.get("data_dir") or "data")
+            lost = "" if at.exists() or at == self.root / "data" else f"; its data was in {at}"
             raise LabError(f"the run cannot be repeated here: {refusal or ' '.join(said)}{lost}")
         again = next(iter(all_records(runs_dir)), None)
         if process.returncode or not again:
