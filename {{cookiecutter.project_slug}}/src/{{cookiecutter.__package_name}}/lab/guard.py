@@ -161,6 +161,8 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     known = [stem for stem in pairs.stems(root) if stem in known] if known else []
     written = pairs.bring_in_step(root, known)[0]
     scripts = {name for name in written if name.endswith(".py")}
+    if names := " ".join(f'"{name}"' for name in sorted(scripts - index.keys())):
+        print(f"If ruff is to change them: ruff check --fix {names}; ruff format {names}; lab sync")
     if edited := scripts & index.keys():  # or ruff's hook would refuse them next time
         call([sys.executable, "-m", "ruff", "format", "--quiet", *edited], cwd=root)
         pairs.bring_in_step(root, known)
