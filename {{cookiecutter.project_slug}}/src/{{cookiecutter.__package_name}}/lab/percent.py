@@ -216,8 +216,9 @@ def build(text: str, *old: dict) -> dict:
         hidden = {
             k: v
             for k, v in before["metadata"].items()
+            # of the others jupytext can write no key with other characters
             if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)
-        }  # in no .py
+        }
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
         said, was = _said(cell), _said(before)
