@@ -8,6 +8,8 @@ import shutil
 import pytest
 from notebook_pairs import Pair, commit
 
+pytestmark = pytest.mark.slow
+
 
 def stash(pair):
     pair.project.git("stash", "-q")

@@ -5,6 +5,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def meanwhile(pair, tmp_path, moment, happens):
     """Return an environment in which git, when first asked to do `moment`, lets `happens` first."""

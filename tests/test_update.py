@@ -16,6 +16,8 @@ import yaml
 from conftest import TEMPLATE, Project
 from cookiecutter.main import cookiecutter
 
+pytestmark = pytest.mark.slow
+
 HOUSE = "{{cookiecutter.project_slug}}"
 PACKAGE = f"{HOUSE}/src/{{{{cookiecutter.__package_name}}}}"
 CRUFT = Path(sys.executable).parent / "cruft"
