@@ -33,7 +33,7 @@ demo: .venv/.ready ## generate a project, train, report and verify (about a minu
 test: .venv/.ready ## the whole suite
 	$(BIN)/pytest -n 2 --dist worksteal
 
-test-fast: .venv/.ready ## what needs no torch (a minute and a half)
+test-fast: .venv/.ready ## what needs no torch (about a minute)
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not torch and not slow and not slurm'
 
 bench: .venv/.ready ## every benchmark; results with the machine in benchmarks/README.md
