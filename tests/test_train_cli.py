@@ -149,6 +149,8 @@ def test_a_disk_that_refuses_writing_is_said_in_one_line(repository, tmp_path):
 
 
 def test_a_disk_that_breaks_is_said_in_one_line(repository):
+    (repository.root / "runs").mkdir()
+    (repository.root / "runs" / ".gitignore").touch()  # so that the record's own files come first
     code = "import errno, os, train\ndef broken(_):\n    raise OSError(errno.EIO, 'I/O error')\n"
     done = repository.python("-c", f"{code}os.fsync = broken\ntrain.main(['--epochs', '1'])")
     assert done.returncode == 2
