@@ -19,6 +19,10 @@ import requests
 import websocket
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy" / "jupyter"
+MARKS = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="the server's machine runs Linux"),
+]
 HOST = "lab.test"
 UPLOAD = 4 * 2**20
 READ_TIMEOUT = 8  # seconds, in place of 600

@@ -5,7 +5,6 @@ import re
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import requests
 import websocket
 from jupyter_door import (  # noqa: F401 (resolved is a fixture)
     HOST,
+    MARKS,
     READ_TIMEOUT,
     UPLOAD,
     children,
@@ -23,10 +23,7 @@ from jupyter_door import (  # noqa: F401 (resolved is a fixture)
 )
 from tornado.web import create_signed_value
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the server's machine runs Linux"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,13 @@ import requests
 from jupyter_door import (  # noqa: F401 (resolved is a fixture)
     DEPLOY,
     HOST,
+    MARKS,
     children,
     door,
     resolved,
 )
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="the server's machine runs Linux"),
-]
+pytestmark = MARKS
 
 
 def test_the_start_script_is_clean_for_shellcheck():

@@ -1,11 +1,12 @@
 """Research that is not the template's own: other metrics, other files, other rhythms."""
 
 import json
+import textwrap
 
 import pytest
 from made_records import make_record
 from test_verify_attacks import verify
-from test_verify_causes import TOY, bare, edit, interpreter  # noqa: F401 (fixtures)
+from test_verify_causes import TOY, bare, interpreter  # noqa: F401 (fixtures)
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +64,7 @@ def test_a_run_that_goes_on_keeps_the_rows_of_complete_epochs_alone(repository):
         from {repository.package}.lab.records import Record
         Record(Path({str(run)!r})).go_on(Path.cwd(), 12, 3)
     """
-    repository.python("-c", "\n".join(line.strip() for line in code.splitlines()), check=True)
+    repository.python("-c", textwrap.dedent(code), check=True)
     assert [json.loads(line)["epoch"] for line in rows.read_text().splitlines()] == [5, 10]
 
 

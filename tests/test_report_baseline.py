@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+import textwrap
 import threading
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_report_that_is_killed_while_it_is_written_counts_for_nothing(publishe
         report._typeset = lambda folder: os.kill(os.getpid(), 9)
         cli.main(["report", "01_baseline"])
     """
-    done = project.python("-c", "\n".join(line.strip() for line in code.splitlines()))
+    done = project.python("-c", textwrap.dedent(code))
     assert done.returncode == -9
     assert list((project.root / "reports" / "01_baseline").glob(".lab-*"))
     assert project.git("status", "--short").stdout == ""

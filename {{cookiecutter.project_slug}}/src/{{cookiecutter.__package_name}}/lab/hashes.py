@@ -37,7 +37,8 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
     known, total, fresh = read_json(cache), hashlib.sha256(), {}
     names = {path: path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
              for path in files}  # fmt: skip
-    for path, name in sorted(names.items(), key=lambda one: one[1].parts):  # Windows: its case
+    # by parts: Windows would ignore case
+    for path, name in sorted(names.items(), key=lambda one: one[1].parts):
         status = path.stat()
         # an archive may give a changed file the size and time of the one before
         key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"

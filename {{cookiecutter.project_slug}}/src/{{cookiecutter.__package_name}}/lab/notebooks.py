@@ -72,7 +72,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     title = " ".join("".join(c if c.isprintable() else " " for c in title).split())
     if not title:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
-    folder = root / "notebooks"
+    (folder := root / "notebooks").mkdir(exist_ok=True)
     taken = {path.stem for path in folder.rglob("*") if folder / "scratch" not in path.parents}
     name = _file_name(title)
     for stem in sorted(taken) if name else ():

@@ -194,7 +194,8 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
         for old in (*reversed(FORMATS.values()), "failed.html", "failed.ipynb"):  # it may be open
             (target / old).unlink(missing_ok=True)
         for part in ("figures", "run", *FORMATS.values()):
-            made = scratch / part.replace("run", "card")  # killed before, it is no report's
+            # a card is called `run` in a report alone: what a killed one leaves counts for nothing
+            made = scratch / part.replace("run", "card")
             if made.exists():
                 shutil.rmtree(target / part, ignore_errors=True)
                 made.replace(target / part)

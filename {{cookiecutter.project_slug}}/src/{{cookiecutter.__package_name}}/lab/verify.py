@@ -188,7 +188,7 @@ def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) ->
         line = "the weights came out the same: the record's numbers were changed after the run"
         causes["record"] = [f"{line}, or the evaluation reads something that no record holds"]
     agree = "two runs now agree with each other and not with the record"
-    agree += ", which was resumed: do save and go_on hold all of it?" * ("resumes" in old.code)
+    agree += ", which was resumed: do save and go_on hold it all?" if "resumes" in old.code else ""
     alike = "both runs fail alike; if they read a file that git ignores, put it into --data-dir"
     return causes or {"unknown": [agree if found else alike]}
 
