@@ -38,6 +38,18 @@ def test_an_edit_made_again_after_git_took_it_away_is_not_undone(pair, gone):
     assert "second = 22" in pair.says()
 
 
+@pytest.mark.parametrize("gone", [stash, restore, reset])
+def test_an_edit_made_again_with_another_is_not_undone_either(pair, gone):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    gone(pair)
+    pair.edit_py("second = 2", "second = 22")
+    pair.edit_py("third = 3", "third = 33")
+    pair.sync(check=False)
+    assert "second = 22" in pair.py.read_text()
+    assert "third = 33" in pair.py.read_text()
+
+
 @pytest.mark.parametrize("half", ["py", "nb"])
 def test_an_edit_taken_back_before_the_commit_is_carried_over(pair, half):
     pair.edit_py("second = 2", "second = 22")

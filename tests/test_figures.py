@@ -115,6 +115,17 @@ print(json.dumps("drawn"))
     assert draw(trained, code) == "drawn"
 
 
+def test_the_chosen_epoch_s_accuracy_is_found_by_its_number(trained):
+    code = """
+from types import SimpleNamespace
+rows = [{**record.metrics[0], "epoch": epoch, "validation_accuracy": epoch / 20}
+        for epoch in (0, 5, 10)]
+some = SimpleNamespace(metrics=rows, result={**record.result, "best_epoch": 10, "epochs": 10})
+print(json.dumps(figures.learning_curves(some).title))
+"""
+    assert draw(trained, code).startswith("Epoch 10 of 10 is chosen: 50.00%")
+
+
 def test_a_run_that_diverged_is_valid_json_and_is_drawn(repository):
     repository.train("--epochs", "2", "--learning-rate", "1e30", check=True)
     (run,) = repository.runs()

@@ -141,6 +141,9 @@ SECRETS = {
     "settings.py": "API_KEY = 'sd8f7sd9f87s9d8f7s9d8f7'\n",
     "key.txt": "-----BEGIN OPENSSH PRIVATE KEY-----\n",
     "db.py": "password = 'hunter2!hunter2'\n",
+    "call.py": "headers = {'Authorization': 'Bearer 9f8e7d6c5b4a39281706f5e4d3c2b1a0'}\n",
+    "start.sh": "wandb login 0123456789abcdef0123456789abcdef01234567\n",
+    "first.py": "os.environ.setdefault('WANDB_API_KEY', '0123456789abcdef0123456789abcdef01')\n",
     "hub.py": "login(token='hf_abcdefghijklmnopqrstuvwxyzABCDEFGH')\n",
 }
 

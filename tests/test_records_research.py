@@ -160,3 +160,82 @@ def test_two_runs_that_fail_alike_are_not_said_to_agree(bare):  # noqa: F811
     code, verdict, _ = verify(bare)
     assert (code, verdict["verdict"]) == (1, "different")
     assert "put it into --data-dir" in verdict["causes"]["unknown"][0]
+
+
+def logbook_of(project):
+    """Return what the logbook's script reads."""
+    project.lab("logbook", check=True)
+    text = (project.root / "runs" / "logbook.html").read_text("utf-8")
+    line = next(line for line in text.splitlines() if '"runs": [' in line)
+    whole = line[line.index("{") : line.rindex("}") + 1]
+    return json.loads(whole, parse_constant=pytest.fail)["runs"]  # NaN is none of JSON's words
+
+
+def test_a_class_without_test_images_leaves_the_logbook_readable(repository):
+    given = "test_recall=[float('nan'), 0.5], by_class=np.array([np.inf, 1.0]), "
+    run = toy(repository, ("import time", "import numpy as np"), (FINISH, FINISH + given))
+    older = make_record(repository.root / "runs", 1)
+    (older / "metrics.jsonl").write_text('{"epoch": 1, "recall": [NaN, 0.5]}\n')
+    json.loads((run / "result.json").read_text(), parse_constant=pytest.fail)
+    first, second = logbook_of(repository)
+    assert first["curves"]["recall"] == [[None, 0.5]]
+    assert second["result"]["test_recall"] == [None, 0.5]
+
+
+def test_a_metric_that_the_last_row_lacks_has_its_curve(repository):
+    run = make_record(repository.root / "runs", 1)
+    rows = '{"epoch": 1, "loss": 3.0, "validation_loss": 2.0}\n{"epoch": 2, "loss": 1.0}\n'
+    (run / "metrics.jsonl").write_text(rows)
+    assert logbook_of(repository)[0]["curves"] == {
+        "loss": [3.0, 1.0],
+        "validation_loss": [2.0, None],
+    }
+
+
+def test_asked_for_epochs_of_which_nothing_is_recorded_it_says_so(bare):  # noqa: F811
+    toy(
+        bare,
+        ("epochs=2, seed", "epochs=20, seed"),
+        ("epoch=epoch + 1", "epoch=10 * (epoch + 1)"),
+    )
+    done = bare.lab("verify", "latest", "--epochs", "5")
+    assert done.returncode == 2
+    assert "--epochs 5" in done.stderr
+    assert "ask for more" in done.stderr
+
+
+def test_a_run_that_begins_anew_has_no_row_twice(repository):
+    run = make_record(repository.root / "runs", 1, epochs=4)
+    rows = run / "metrics.jsonl"
+    code = f"""
+        from pathlib import Path
+        from {repository.package}.lab.records import Record
+        Record(Path({str(run)!r})).go_on(Path.cwd(), 0, int(__import__("sys").argv[1]))
+    """
+    for step, kept in (("3", [0]), ("0", [])):
+        rows.write_text("".join(f'{{"epoch": {epoch}}}\n' for epoch in (0, 1)))
+        repository.python("-c", textwrap.dedent(code), step, check=True)
+        assert [json.loads(line)["epoch"] for line in rows.read_text().splitlines()] == kept
+
+
+def test_runs_whose_rows_name_no_epoch_are_compared(repository):
+    names = [make_record(repository.root / "runs", number) for number in (1, 2)]
+    for number, run in enumerate(names):
+        (run / "metrics.jsonl").write_text(f'{{"loss": {number}}}\n')
+    done = repository.lab("compare", *(run.name for run in names))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_what_pip_cannot_find_is_said_in_its_words(repository, tmp_path):
+    run = toy(repository)
+    surroundings = json.loads((run / "environment.json").read_text())
+    small = ("certifi", "packaging", "six", "tqdm", "urllib3", "zipp")
+    known = [one for one in surroundings["packages"] if one["name"] in small]
+    assert len(known) > 3  # pip says much of each, after which its error must still be seen
+    missing = {"name": "idna", "version": "999.1", "manager": "pip"}
+    changed = surroundings | {"packages": [*known, missing]}
+    (run / "environment.json").write_text(json.dumps(changed))
+    done = repository.lab("verify", "latest", "--restore", tmp_path / "rebuilt")
+    assert done.returncode == 2
+    assert "No matching distribution found for idna==999.1" in done.stderr

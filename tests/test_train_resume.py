@@ -149,6 +149,39 @@ def test_a_signal_saves_and_exits_with_128_and_its_number(repository, name):
     assert outcome(only_run(repository)) == outcomes(repository, more)[0]
 
 
+def test_ctrl_c_ends_what_a_script_started_in_the_background(repository):
+    """A script's `&` starts a job deaf to Ctrl-C, which would leave it training unseen."""
+    sweep = repository.root / "sweep.sh"
+    sweep.write_text(f"{sys.executable} train.py --epochs 4000 & \n wait\n")
+    process = subprocess.Popen(
+        ["sh", sweep], cwd=repository.root, env=repository.env, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.stdout.read()  # until the training has ended, too
+    assert "stopped by a signal" in said
+    assert (only_run(repository) / "checkpoint.pt").exists()
+
+
+def test_ctrl_c_that_ends_tee_first_still_says_how_to_go_on(repository):
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--epochs", "4000"], cwd=repository.root, env=repository.env,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("epoch 1 "):
+            break
+    process.stdout.close()
+    process.send_signal(signal.SIGINT)
+    said = process.stderr.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGINT, said
+    assert f"go on with --resume {only_run(repository).name}" in said
+    assert "Traceback" not in said
+
+
 def stopped(project, *before: str) -> Path:
     """Return a run of four epochs that stopped after the second, or where `before` says."""
     script(project, "assert run(argv) == 0", argv=[*EPOCHS, "--stop-after-epochs", "2", *before])
@@ -195,7 +228,7 @@ print("goes on elsewhere")
 print(subprocess.run([sys.executable, "../train.py", "--resume", "latest"]).returncode)
 """
     done = repository.python("-m", "IPython", "-c", cell, cwd=repository.root / "notebooks")
-    assert "stopped by a signal" in done.stdout
+    assert "stopped by a signal" in done.stderr
     assert done.stdout.rstrip().endswith("\n0"), done.stdout + done.stderr
     assert outcome(only_run(repository)) == whole
 

@@ -268,3 +268,7 @@ def test_the_workflow_leaves_what_a_colleague_did_on_its_branch(created, tmp_pat
     git(theirs, "-c", "user.name=Ada", "-c", "user.email=a@b", "commit", "-qm", "resolve")
     git(theirs, "push", "-q", "origin", "template-update")
     assert week()[0] == "Ada"
+    created.git("switch", "-q", "--force", "main")  # merged, and there is another update
+    created.git("fetch", "-q", "origin", "template-update")
+    created.git("merge", "-q", "-s", "ours", "-m", "merge", "FETCH_HEAD")
+    assert week()[0] == "template"

@@ -249,7 +249,7 @@ class Training:
             self.save()
         if signal:
             if self.record:
-                print(f"stopped by a signal; go on with --resume {self.record.id}")
+                print("stopped by a signal; go on with --resume", self.record.id, file=sys.stderr)
             raise SystemExit(128 + signal)
 
     def save(self) -> None:

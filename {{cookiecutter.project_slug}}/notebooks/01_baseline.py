@@ -174,7 +174,8 @@ figures.gradient_norm(record)
 
 # %%
 result = record.result
-validated = record.metrics[result["best_epoch"] - 1]["validation_accuracy"]
+chosen = {row["epoch"]: row for row in record.metrics}[result["best_epoch"]]
+validated = chosen["validation_accuracy"]
 Markdown(
     f"Tested once, with the weights of epoch {result['best_epoch']}: accuracy "
     f"**{result['test_accuracy']:.2%}**, loss {result['test_loss']:.4f}. The run is `{record.id}`. "

@@ -109,10 +109,10 @@ def samples(source: Any, columns: int = 10) -> Chart:
 
 def learning_curves(record: Record) -> Chart:
     """Draw loss, accuracy and learning rate of each epoch, with the chosen one marked."""
-    lines, best = record.metrics, record.result["best_epoch"]
-    found = lines[best - 1]["validation_accuracy"]
+    lines, best, last = record.metrics, record.result["best_epoch"], record.result["epochs"]
+    found = {line["epoch"]: line for line in lines}[best]["validation_accuracy"]
     chart, [axes] = _chart(
-        f"Epoch {best} of {len(lines)} is chosen: {found:.2%} of the validation images are right",
+        f"Epoch {best} of {last} is chosen: {found:.2%} of the validation images are right",
         f"The dotted line marks epoch {best}, the last whose validation loss is within one "
         "standard error of the lowest: its weights are the ones tested.",
         panels=(1, 3),

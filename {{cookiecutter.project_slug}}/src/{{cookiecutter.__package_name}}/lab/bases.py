@@ -133,12 +133,14 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
         return text
     now = _state(root, script, notebook)
     untouched = any(map(operator.eq, noted.get("files", []), now["files"]))
-    if {text, committed} == set(said):  # taken back by a person, or by git, as in `git checkout`?
+    by_hand = True
+    if committed in said:  # taken back by a person, or by git, as in `git checkout`?
         old = (script, notebook)[said.index(committed)]
         asked = ("--literal-pathspecs", "diff-files", "--name-only", "--", str(old))
         by_hand = git(root, *asked, check=False).stdout
-        return text if untouched and by_hand else None
-    if untouched or all(noted.get(key) == now[key] for key in ("moved", "commit")):
+        if text in said:
+            return text if untouched and by_hand else None
+    if by_hand and (untouched or all(noted.get(key) == now[key] for key in ("moved", "commit"))):
         return text
     results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in (committed, text)]
     sure = any(conflict for _, conflict in results) or results[0] == results[1]

@@ -1,7 +1,6 @@
 """Files that people read and diff: JSON, and the card of a run that git keeps beside its report."""
 
 import json
-import math
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from .project import LabError, write_whole
 
 CARD = ("config.json", "environment.json", "code.json", "code.patch", "data.json",
         "metrics.jsonl", "result.json", "verification.json")  # fmt: skip
+UNREADABLE = (OSError, ValueError, RecursionError)  # whatever a file holds
 CARD_BYTES = 200_000  # of a patch: beyond this, a card is too much for git
 
 
@@ -38,7 +38,7 @@ def write_card(record: Any, folder: Path) -> None:
     there = type(record)(folder)
     if there.id != record.id:
         (folder / "verification.json").unlink(missing_ok=True)
-    old, new = (str(one.verification.get("when") or "") for one in (there, record))
+    old, new = (one.verification.get("when", "") for one in (there, record))
     for name in CARD if new > old else CARD[:-1]:  # the last is the verdict
         if (record.path / name).exists():
             write_whole(folder / name, (record.path / name).read_bytes())
@@ -46,16 +46,15 @@ def write_card(record: Any, folder: Path) -> None:
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:
     """Return `values` as JSON can hold them: NumPy's as Python's, None for NaN and infinity."""
-    plain = {k: v.tolist() if hasattr(v, "tolist") else v for k, v in values.items()}
-    lost = {k: None for k, v in plain.items() if isinstance(v, float) and not math.isfinite(v)}
-    return plain | lost
+    text = json.dumps(values, default=lambda value: value.tolist())
+    return json.loads(text, parse_constant=lambda _: None)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read the object that the JSON file at `path` holds; empty where it is missing or damaged."""
     content = {}
     # not by Path: `lab runs` reads thousands
-    with suppress(OSError, ValueError), open(path, "rb", buffering=0) as file:  # noqa: PTH123
+    with suppress(*UNREADABLE), open(path, "rb", buffering=0) as file:  # noqa: PTH123
         content = json.loads(file.read().decode())
     return content if isinstance(content, dict) else {}
 

@@ -27,7 +27,8 @@ class StopSignals(contextlib.ExitStack):
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others may not set handlers
             for number in [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]:
-                if signal.getsignal(number) != signal.SIG_IGN:  # nohup's stays
+                # nohup's stays; not that of a script's `&`, or Ctrl-C would leave it training
+                if number.name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
                     self.callback(signal.signal, number, signal.signal(number, self._note))
         return self
 

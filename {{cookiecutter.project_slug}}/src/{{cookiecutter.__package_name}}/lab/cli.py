@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     for number in {getattr(signal, name, signal.SIGTERM) for name in ("SIGTERM", "SIGHUP")}:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup's stays
             signal.signal(number, lambda number, _: sys.exit(128 + number))  # tidy up first
+    os.environ.pop("GIT_LITERAL_PATHSPECS", None)  # of Magit, when it calls our hooks
     module, function = options.pop("call").split(".")
     try:
         if function != "merge_driver":

@@ -163,8 +163,8 @@ def state_of(submodule: Path) -> str | None:
     """Hash what a submodule holds beyond its commit; `None` where it holds no more."""
     if not git(submodule, "status", "--porcelain", "-z", "-uall", check=False, text=False).stdout:
         return None
-    changes = git(submodule, "diff", "HEAD", "--binary", text=False, check=False)  # no HEAD yet?
-    total = hashlib.sha256(changes.stdout)
+    diff = ("diff", "HEAD", *DIFF[2:], "--ignore-submodules=none")
+    total = hashlib.sha256(git(submodule, *diff, text=False, check=False).stdout)  # no HEAD yet?
     others = git(submodule, "ls-files", "--others", "--exclude-standard", "-z").stdout
     for path in others.split("\0")[:-1]:
         total.update(f"{path} {listing(submodule, path, '')['sha256']}\n".encode())

@@ -33,9 +33,9 @@ def row_of(folder: str, metrics: bool = False) -> dict[str, Any]:
     finished = bool(config and result)
     state = "finished" if finished else Record(Path(folder)).state
     last = {} if finished and not metrics else (Record(Path(folder)).metrics or [{}])[-1]
-    said = read_json(f"{folder}/verification.json") if finished else {}
+    said = Record(Path(folder)).verification if finished else {}
     fixed = {"run": os.path.basename(folder), "state": state, "path": folder}  # noqa: PTH119
-    fixed |= {"verdict": said.get("verdict"), "verified": str(said.get("when") or "")}
+    fixed |= {"verdict": said.get("verdict"), "verified": said.get("when", "")}
     return {**fixed, **last, **result, **config, **fixed}  # a field may be called `state`
 
 
@@ -55,8 +55,8 @@ def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
             print(f"skipped {folder}: it is no record", file=sys.stderr)
         else:
             said = verdicts.get(row["run"], {})
-            if str(said.get("when") or "") > row["verified"]:
-                row |= {"verdict": said.get("verdict"), "verified": str(said["when"])}
+            if said.get("when", "") > row["verified"]:
+                row |= {"verdict": said["verdict"], "verified": said["when"]}
             rows.append(row)
     return rows
 
@@ -90,15 +90,8 @@ def _shown(value: Any) -> str:
     """Write a value in few characters."""
     if isinstance(value, str) and len(value) == 64 and value.isalnum():  # a hash
         return f"{value[:16]}…"
-    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _print_table(rows: list[dict[str, Any]], columns: list[str]) -> None:
-    """Print rows under their columns' names."""
-    cells = [columns, *([_shown(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    form = "  ".join(f"{{:<{width}}}" for width in widths)
-    print("\n".join([form.format(*line).rstrip() for line in cells]))
+    text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    return text if text.isprintable() else ascii(text)  # a stranger's may move the cursor
 
 
 def versions_of(folder: str) -> dict[str, str]:
@@ -173,7 +166,11 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     varied = {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
     shown = SHOWN | asked | (varied - HIDDEN)
     columns = [name for name in names if name in shown or name.startswith("test_")]
-    _print_table(rows, columns or ["run"])
+    cells = [columns or ["run"]]
+    cells += [[_shown(row.get(name)) for name in cells[0]] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    form = "  ".join(f"{{:<{width}}}" for width in widths)
+    print("\n".join([form.format(*line).rstrip() for line in cells]))
     return 0
 
 
@@ -217,5 +214,5 @@ def compare(root: Path, first: str, second: str) -> int:
     for name in last[0] | last[1]:
         print(_sides(name.replace("_", " "), last[0].get(name), last[1].get(name)))
     if any(differ[:-1]):
-        print(f"  the first epoch that differs is {rows[differ.index(True)][0]['epoch']}")
+        print(f"  the first epoch that differs is {rows[differ.index(True)][0].get('epoch')}")
     return int(any(differ) or any(sections.values()))

@@ -87,10 +87,8 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # an optional check that costs two seconds
     from concurrent.futures import ThreadPoolExecutor
 
-    from jupyter_client import AsyncKernelManager
-    from jupyter_client.kernelspec import KernelSpecManager
-    from nbclient import NotebookClient
-    from nbclient.exceptions import DeadKernelError
+    import jupyter_client
+    import nbclient
     from nbformat.v4 import new_code_cell
     from tqdm import tqdm
 
@@ -107,18 +105,21 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
     count = len(_code(node))
     with tqdm(total=count, unit="cell", desc=stem.name, leave=False, disable=None) as bar:
         where = {"metadata": {"path": str(stem.parent)}}
-        client = NotebookClient(node, resources=where, on_cell_executed=after)
+        client = nbclient.NotebookClient(node, resources=where, on_cell_executed=after)
         client.shutdown_kernel = "immediate"
         client.extra_arguments = ["--log-level=40"]  # errors alone: a bar is being drawn
-        kernels = KernelSpecManager(kernel_dirs=[])  # not a user's own kernel of the same name
-        client.km = AsyncKernelManager(kernel_spec_manager=kernels, kernel_name="python3")
+        # not a user's own kernel of the same name
+        specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[])
+        client.km = jupyter_client.AsyncKernelManager(
+            kernel_spec_manager=specs, kernel_name="python3"
+        )
         with ThreadPoolExecutor(1) as pool:  # so that an interrupt comes to us
             future = pool.submit(client.execute, env=project_env(root))
             try:
                 while not future.done():  # Windows: waiting for its result is deaf to Ctrl-C
                     time.sleep(0.05)
                 future.result()
-            except DeadKernelError:
+            except nbclient.exceptions.DeadKernelError:
                 raise CellError(f"{stem.name}: the kernel died (memory?)", _plain(node)) from None
             except (KeyboardInterrupt, SystemExit):
                 if kernel := getattr(client.km.provisioner, "process", None):

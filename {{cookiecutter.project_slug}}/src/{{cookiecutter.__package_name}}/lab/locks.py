@@ -73,11 +73,8 @@ def _header(root: Path, source: str) -> str:
 
 def stale(root: Path) -> dict[str, bool]:
     """Return, for each lock file in `root` by its name, whether its source has changed since."""
-    return {
-        name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
-        for name, source in SOURCES.items()
-        if (root / name).is_file()
-    }
+    return {name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
+            for name, source in SOURCES.items() if (root / name).is_file()}  # fmt: skip
 
 
 def run(folder: Path, *command: str | Path) -> None:
@@ -86,7 +83,7 @@ def run(folder: Path, *command: str | Path) -> None:
         raise LabError(f"{command[0]} is not installed; run `pip install uv`")
     done = call(command, cwd=folder)
     if done.returncode:
-        raise LabError(explain(done.stderr + done.stdout))
+        raise LabError(explain(done.stdout + done.stderr))
 
 
 def _lock_pip(root: Path, folder: Path) -> None:

@@ -4,18 +4,12 @@ import json
 import os
 from pathlib import Path
 
+from .cards import finite
 from .compare import table_rows, versions_of
 from .project import LabError, write_whole
 from .records import Record
 
 POINTS = 120  # of a curve; more are not seen in a small chart, and make the page slow
-
-
-def _reports(root: Path) -> dict[str, str]:
-    """Return the report of each run that has one."""
-    pages = ("report.html", "README.md", "run")
-    return {Record(card).id: next(filter(Path.exists, map(card.with_name, pages))).as_posix()
-            for card in sorted((root / "reports").glob("**/run"))}  # fmt: skip
 
 
 def _thinned(values: list) -> list:
@@ -30,7 +24,10 @@ def logbook(root: Path) -> int:
     rows = table_rows(root)
     if not rows:
         raise LabError(f"no run in {root / 'runs'}; python train.py makes one")
-    reports, runs = _reports(root), []
+    cards, pages = sorted((root / "reports").glob("**/run")), ("report.html", "README.md", "run")
+    reports = {Record(card).id: next(filter(Path.exists, map(card.with_name, pages))).as_posix()
+               for card in cards}  # fmt: skip
+    runs = []
     for row in rows:
         record = Record(Path(row["path"]))
         metrics, report = record.metrics, reports.get(row["run"])
@@ -38,11 +35,11 @@ def logbook(root: Path) -> int:
         run |= {"config": record.config, **versions_of(row["path"])}
         run["result"] = {name: row[name] for name in row if name.startswith("test_")}
         run["epochs"] = _thinned([line.get("epoch") for line in metrics])
-        names = [name for name in (metrics or [{}])[-1] if name not in ("epoch", "seconds")]
+        names = {name: 0 for line in metrics for name in line if name not in ("epoch", "seconds")}
         run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in names}
         run["report"] = os.path.relpath(report, output.parent) if report else None
         runs.append(run)
-    text = json.dumps({"project": root.name, "runs": runs}, ensure_ascii=False)
+    text = json.dumps(finite({"project": root.name, "runs": runs}), ensure_ascii=False)
     page = Path(__file__).with_name("logbook.html").read_text(encoding="utf-8")
     # no value may close the script
     write_whole(output, page.replace("/*RUNS*/", text.replace("<", "\\u003c")))

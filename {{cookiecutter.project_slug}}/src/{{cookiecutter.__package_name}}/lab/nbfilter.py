@@ -20,10 +20,8 @@ VOLATILE_CELL = {"collapsed", "scrolled", "execution", "ExecuteTime", "heading_c
                  "hidden", "trusted", "vscode", "papermill", "lines_to_next_cell",
                  "executionInfo", "outputId", "colab", "referenced_widgets",  # Colab's
                  "execution_start", "execution_millis", "execution_context_id"}  # fmt: skip
-PYTHON = {
-    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-    "language_info": {"name": "python"},
-}
+PYTHON = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+          "language_info": {"name": "python"}}  # fmt: skip
 MEMORY_BYTES = 200_000_000  # of outputs kept for a notebook; beyond, all but the newest three go
 SEARCHED = 50  # states of a notebook that a cell's outputs are looked for in: checkout waits for it
 
@@ -36,8 +34,9 @@ def parse(data: bytes) -> dict | None:
         whole = nb["nbformat"] == 4 and isinstance(cells, list)
         whole = whole and all(isinstance(cell["cell_type"] + source(cell), str) for cell in cells)
         whole = whole and all(isinstance(part["metadata"], dict) for part in (nb, *cells))
+        language(nb)  # odd metadata raise an error
         return nb if whole else None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
@@ -86,7 +85,7 @@ def clean(data: bytes) -> bytes:
     """Return `data` as it is committed, in canonical JSON; what is not understood, as it is."""
     try:
         return dumps(strip(parse(data)), "strict")
-    except (AttributeError, TypeError, ValueError):  # no notebook; odd metadata; half an emoji
+    except (AttributeError, TypeError, ValueError, RecursionError):  # no notebook; half an emoji
         return data
 
 

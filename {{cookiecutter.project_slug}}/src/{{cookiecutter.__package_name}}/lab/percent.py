@@ -20,12 +20,8 @@ from .notebooks import read_cells
 from .project import LabError
 
 # As in notebooks/jupytext.toml, which tells Jupyter the same.
-FORMAT = {
-    "extension": ".py",
-    "format_name": "percent",
-    "notebook_metadata_filter": "-all",
-    "cell_metadata_filter": "all",
-}
+FORMAT = {"extension": ".py", "format_name": "percent",
+          "notebook_metadata_filter": "-all", "cell_metadata_filter": "all"}  # fmt: skip
 
 BREAKS = "\v\f\x1c\x1d\x1e\x85\u2028\u2029"  # at which Python, and so jupytext, ends a line, too
 FRAGILE = re.compile(rf"[{BREAKS}]|(?m:^)\s*#?\s*(?:%%|<codecell>|In\[)")  # may begin a cell
@@ -213,12 +209,9 @@ def build(text: str, *old: dict) -> dict:
     cells = []
     for i, cell in enumerate(new):
         before = known.get(i, {"metadata": {}, "source": ""})
-        hidden = {
-            k: v
-            for k, v in before["metadata"].items()
-            # of the others jupytext can write no key with other characters
-            if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)
-        }
+        # of the others jupytext can write no key with other characters
+        hidden = {k: v for k, v in before["metadata"].items()
+                  if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)}  # fmt: skip
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
         said, was = _said(cell), _said(before)

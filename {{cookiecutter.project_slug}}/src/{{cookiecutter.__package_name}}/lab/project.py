@@ -60,7 +60,8 @@ def git(
     """
     coding = {"errors": "surrogateescape"} if text else {"encoding": None, "errors": None}
     try:
-        done = call(["git", "-C", root, *arguments], **coding, **options)
+        command = ["git", "-C", root, "-c", "log.showSignature=false", *arguments]
+        done = call(command, **coding, **options)
     except FileNotFoundError:
         raise LabError("git is not installed or not on PATH; install it and try again") from None
     if check and done.returncode:

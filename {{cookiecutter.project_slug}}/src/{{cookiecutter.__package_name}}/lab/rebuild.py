@@ -82,11 +82,9 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
 
 def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     """Install pip's packages in exactly the recorded versions, and nothing else."""
-    wanted = [
-        ("{name} @ {source}" if package.get("source") else "{name}=={version}").format(**package)
-        for package in packages
-        if package["name"] not in INSTALLERS
-    ]
+    pinned, fetched = "{name}=={version}", "{name} @ {source}"
+    wanted = [(fetched if "source" in one else pinned).format(**one)
+              for one in packages if one["name"] not in INSTALLERS]  # fmt: skip
     if wanted:
         listing = python.with_name("requirements.txt")
         write_whole(listing, "\n".join(wanted) + "\n")

@@ -13,11 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
-from .cards import finite, read_json, write_card, write_json  # noqa: F401 (for `lab report`)
+from .cards import UNREADABLE, finite, read_json, write_card, write_json  # noqa: F401 (re-export)
 from .code import capture
 from .credentials import SECRET_TEXT
 from .hashes import fingerprint, weights_sha256  # noqa: F401 (what train.py needs of lab)
 from .project import LabError, tilde, untilde, write_whole
+
+TIMES = ("seconds", "per_second")  # a number whose name ends so tells the time, and no result
 
 
 class Record:
@@ -38,7 +40,7 @@ class Record:
     @property
     def id(self) -> str:
         """The run's name: when, on what, with what, from which seed."""
-        return self.code.get("run", self.path.name)
+        return str(self.code.get("run", self.path.name))
 
     @property
     def state(self) -> str:
@@ -63,7 +65,8 @@ class Record:
     def headline(self) -> tuple[str, str] | None:
         """Name and value of the first test metric but the loss, as reports show it."""
         for name, value in self.result.items():
-            if name.startswith("test_") and name != "test_loss" and isinstance(value, float):
+            shown = name.startswith("test_") and name != "test_loss" and not name.endswith(TIMES)
+            if shown and isinstance(value, float):
                 form = ".2%" if name.endswith("accuracy") else ".4g"
                 return name.replace("_", " "), format(value, form)
         return None
@@ -71,13 +74,15 @@ class Record:
     @property
     def verification(self) -> dict[str, Any]:
         """What `lab verify` said last; empty if it was never asked."""
-        return read_json(self.path / "verification.json")
+        said = read_json(self.path / "verification.json")
+        odd = {type(said.get(name, "")) for name in ("verdict", "when")} - {str}
+        return {} if odd else said
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """One row an epoch; a torn last line is dropped."""
         rows = []
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(*UNREADABLE):
             for line in (self.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
                 rows.append(json.loads(line))
         return [row for row in rows if isinstance(row, dict)]
@@ -205,7 +210,8 @@ class Record:
         """
         from . import environment, worktree
 
-        rows = [row for row in self.metrics if row.get("epoch", 0) <= epoch]
+        kept = epoch if epoch or step else -1  # all begins anew
+        rows = [row for row in self.metrics if row.get("epoch", 0) <= kept]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         described, _ = capture(root, [])
         changes = worktree.differences(root, self.code)

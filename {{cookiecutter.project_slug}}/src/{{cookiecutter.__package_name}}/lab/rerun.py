@@ -13,7 +13,7 @@ from typing import Any
 
 from . import environment
 from .project import LabError, project_env, tilde, untilde
-from .records import Record, all_records
+from .records import TIMES, Record, all_records
 
 NOT_SET_AGAIN = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD")  # of that machine, not of this one
 
@@ -23,12 +23,10 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
 
     What is called `seconds`, or `..._seconds` and `..._per_second`, is time, and no result.
     """
-    return [
-        {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
-        for key in old | new
-        if not key.endswith(("seconds", "per_second"))
-        and json.dumps(old.get(key)) != json.dumps(new.get(key))
-    ]
+    return [{"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
+            for key in old | new
+            if not (key.endswith(TIMES) and key in old and key in new)
+            and json.dumps(old.get(key)) != json.dumps(new.get(key))]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class Rerun:
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
         folder = str(self.old.data_folder(self.root))
-        return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir)]
+        # the last one counts: a stranger's record may name a run of yours to go on with
+        return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir), "--resume=None"]
 
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
@@ -122,11 +121,12 @@ class Rerun:
     def _watch(self, process: subprocess.Popen, runs_dir: Path) -> None:
         """Tell of each epoch how it compares, while the process runs."""
         told, old = 0, self.old.metrics
+        last = self.epochs or self.old.result.get("epochs", len(old))
         while process.poll() is None:
             time.sleep(0.1)
             rows = [record.metrics for record in all_records(runs_dir)]
             for row in rows[0][told:] if rows else ():
+                same = told < len(old) and not unlike(old[told], row, "")
                 told += 1
-                same = told <= len(old) and not unlike(old[told - 1], row, "")
                 word = "identical" if same else "different"
-                print(f"epoch {told} of {self.epochs or len(old)}: {word}", file=sys.stderr)
+                print(f"epoch {row.get('epoch', told)} of {last}: {word}", file=sys.stderr)

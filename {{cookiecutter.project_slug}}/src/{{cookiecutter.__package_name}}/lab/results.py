@@ -13,14 +13,11 @@ MARKS = ("<!-- results -->", "<!-- /results -->")
 
 def _table(root: Path) -> str:
     """Write the README's results, a line for each report."""
-    lines = [
-        "| experiment | data | model | epochs | seed | result | verified | run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = ["| experiment | data | model | epochs | seed | result | verified | run |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, folder = Record(card.parent), card.parent.parent
-        text = read_half(folder / "README.md") or ""
-        title = re.search(r"(?m)^# (.+)", text)
+        title = re.search(r"(?m)^# (.+)", read_half(folder / "README.md") or "")
         place = folder.relative_to(root).as_posix().replace(" ", "%20")
         cells = [
             f"[{title[1] if title else folder.name}]({place}/)",
@@ -55,7 +52,7 @@ def _show_verdicts(root: Path) -> None:
     """Write into each report what `lab verify` said last of the record beside it."""
     for card in sorted((root / "reports").glob("**/run/verification.json")):
         page = card.parents[1] / "README.md"
-        verdict = Record(card.parent).verification.get("verdict")
+        verdict = Record(card.parent).verification.get("verdict", "").replace("\\", r"\\")
         text = read_half(page) or ""
         shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
         if verdict and shown != text:

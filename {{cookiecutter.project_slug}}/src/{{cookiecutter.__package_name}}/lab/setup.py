@@ -15,7 +15,7 @@ COMMON = '"$(git rev-parse --git-common-dir)"'  # of all worktrees; git runs us 
 def _shell_path(root: Path, program: str) -> str:
     """Quote a program's path for a shell, so that it survives the project's being moved."""
     path = Path(program)
-    if path.is_relative_to(root):
+    if path.is_relative_to(root) and _git_dir(root, "..").resolve() == root.resolve():
         return f"{COMMON}/../{shlex.quote(path.relative_to(root).as_posix())}"
     return shlex.quote(path.as_posix())
 
@@ -64,7 +64,7 @@ def _hooks(root: Path) -> bool:
     """Install the hooks and build their environment, once; say what stands in the way."""
     taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout
     if taken:
-        origin, path = taken.strip().split("\t")
+        origin, _, path = taken.rstrip("\n").partition("\t")
         print(f"hooks: core.hooksPath is set to {path} ({origin}), and pre-commit cannot "
               "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
               "it is set there), then lab setup; or call from the hooks there: pre-commit run "
@@ -132,4 +132,9 @@ def problems(root: Path) -> list[tuple[str, str]]:
             found.append(f"the {name} hook is not installed")
     if git(root, "config", "core.hooksPath", check=False).stdout:
         found.append("core.hooksPath is set, so git runs no hooks here; lab setup says more")
-    return [(what, "lab setup") for what in found]
+    listed = [(what, "lab setup") for what in found]
+    asked = git(root, "check-attr", "filter", "notebooks/x.ipynb", check=False).stdout
+    if not asked.endswith(" notebook\n"):  # of .git/info/attributes, perhaps
+        what = f"git has another filter for notebooks, which loses outputs: {asked.split()[-1]}"
+        listed.append((what, "nbstripout --uninstall"))
+    return listed

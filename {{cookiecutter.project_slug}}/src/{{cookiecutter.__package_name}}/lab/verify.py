@@ -36,6 +36,8 @@ def verify(
     record = find(root, name)
     total = _check(record, epochs)
     epochs = epochs if epochs and epochs < total else None
+    if epochs and not any(row.get("epoch", 0) <= epochs for row in record.metrics):
+        raise LabError(f"--epochs {epochs}: the record has no row of these; ask for more")
     python = sys.executable
     if restore:
         from . import rebuild  # the run itself needs none of its packages
@@ -85,7 +87,8 @@ def _cleaning_up(root: Path):
 
 def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any]]:
     """List every number and weight that differs, in the order in which they came about."""
-    last, found = epochs or math.inf, []
+    last, found = epochs or math.inf, unlike(old.config, new.config, "config")
+    found = [item for item in found if item["recorded"] != item["again"]]  # 0 and 0.0 are one value
     both = [[row for row in one.metrics if row.get("epoch", 0) <= last] for one in (old, new)]
     for rows in zip_longest(*both, fillvalue={}):
         found += unlike(*rows, f"epoch {(rows[0] or rows[1]).get('epoch')}")
@@ -164,11 +167,9 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
 def _strays(old: Record, again: Record | None) -> list[str]:
     """Name the files from elsewhere that only the run again imported."""
     known = {item["path"] for item in old.code.get("listed", [])}
-    return [
-        f"{item['path']} was imported, and the record does not hold it"
-        for item in (again.code.get("listed", []) if again else ())
-        if Path(untilde(item["path"])).is_absolute() and item["path"] not in known
-    ]
+    return [f"{item['path']} was imported, and the record does not hold it"
+            for item in (again.code.get("listed", []) if again else ())
+            if Path(untilde(item["path"])).is_absolute() and item["path"] not in known]  # fmt: skip
 
 
 def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:

@@ -37,9 +37,12 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
             reason = " ".join(done.stderr.decode("utf-8", "replace").split())
             raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
     for module in code.get("submodules", []):
+        if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
+            raise LabError(f"submodule {module['path']!r} would lie outside of the project")
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
-        if not Path(untilde(item["path"])).is_absolute():
+        way = Path(untilde(item["path"]))
+        if not way.is_absolute() and ".." not in way.parts:  # a stranger's record may say so
             _restore_listed(root, item, folder)
 
 
@@ -111,7 +114,7 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
     try:
         with beside(root) as env:
             for record in (one, other):
-                git(root, "read-tree", str(record.code.get("base")), env=env)
+                git(root, "read-tree", "--end-of-options", str(record.code.get("base")), env=env)
                 patch = (record.path / "code.patch").read_bytes()
                 if patch.strip():
                     apply = ("apply", "--cached", "--binary", "--whitespace=nowarn", "-")

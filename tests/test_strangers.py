@@ -1,0 +1,140 @@
+"""Records and notebooks from a stranger, in a pull request: reading them harms nobody."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from made_records import make_record
+from test_verify_attacks import verify
+from test_verify_causes import bare, edit, interpreter, train  # noqa: F401 (fixtures)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def card(bare):  # noqa: F811
+    """Give the record card of a run of a toy, as a pull request brings it."""
+    run = train(bare)
+    folder = bare.root / "reports" / "02_theirs" / "run"
+    shutil.copytree(run, folder)
+    return folder
+
+
+def test_a_base_that_is_an_option_overwrites_no_file_when_two_runs_are_compared(bare, card):  # noqa: F811
+    readme = (bare.root / "README.md").read_bytes()
+    edit(card / "code.json", base="--index-output=README.md", tree="another")
+    bare.lab("compare", "reports/02_theirs", bare.runs()[-1].name)
+    assert (bare.root / "README.md").read_bytes() == readme
+
+
+def test_a_submodule_outside_of_the_project_is_refused(bare, card):  # noqa: F811
+    readme = bare.root / "README.md"
+    readme.write_text("mine, and in no commit")
+    for path in ("/proc/self/cwd", "../..", str(bare.root)):
+        edit(card / "code.json", submodules=[{"path": path, "commit": "main", "changes": None}])
+        done = bare.lab("verify", "reports/02_theirs")
+        assert done.returncode == 2
+        assert "outside of the project" in done.stderr
+    assert readme.read_text() == "mine, and in no commit"
+
+
+def test_a_listed_file_outside_of_the_project_is_left_alone(bare, card):  # noqa: F811
+    (bare.root / "far").mkdir()
+    link = bare.root / "link"
+    link.symlink_to("far")
+    climb = os.path.relpath(link, "/tmp/lab-verify-12345678/code")
+    edit(card / "code.json", listed=[{"path": climb, "sha256": None, "bytes": 0, "why": "x"}])
+    bare.lab("verify", "reports/02_theirs")
+    assert link.readlink() == Path("far")
+
+
+@pytest.mark.torch
+def test_verifying_goes_on_with_no_unfinished_run_of_yours(trained, tmp_path):
+    root = tmp_path / "project"
+    shutil.copytree(trained.root, root, symlinks=True)
+    project = type(trained)(root)
+    project.train("--epochs", "2", "--stop-after-epochs", "1", check=True)
+    finished, mine = project.runs()
+    before = (mine / "metrics.jsonl").read_bytes()
+    edit(finished / "config.json", resume=str(mine))
+    project.lab("verify", finished.name)
+    assert not (mine / "result.json").exists()
+    assert (mine / "metrics.jsonl").read_bytes() == before
+
+
+GONE = "not in the record"
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"learning_rate": 0.5}, {"betas": [0.5, 0.25, "--limit=9"], "limit": 7}, {"limit": GONE}],
+    ids=["a value of nothing", "a value that holds an option", "a value taken away"],
+)
+def test_a_configuration_that_is_not_the_one_that_ran_is_different(bare, forged):  # noqa: F811
+    run = train(bare)
+    config = json.loads((run / "config.json").read_text()) | forged
+    kept = {name: value for name, value in config.items() if value != GONE}
+    (run / "config.json").write_text(json.dumps(kept))
+    code, verdict, said = verify(bare)
+    assert (code, verdict["verdict"]) == (1, "different")
+    assert verdict["first_difference"]["where"] == "config"
+    assert "the record's numbers were changed" in said
+
+
+def test_an_accuracy_that_calls_itself_a_time_is_different(bare):  # noqa: F811
+    run = train(bare)
+    edit(run / "result.json", test_accuracy_in_seconds=0.9999)
+    assert verify(bare)[1]["verdict"] == "different"
+
+
+DEEP = "[" * 3000 + "]" * 3000
+
+
+@pytest.mark.parametrize("verdict", ["null", "[]", "{}", r'"\\1"', DEEP])
+def test_an_odd_verdict_stops_no_command(repository, verdict):
+    run = make_record(repository.root / "runs", 1)
+    shutil.copytree(run, repository.root / "reports" / "01_baseline" / "run")
+    (repository.root / "reports" / "01_baseline" / "README.md").write_text("# A\n\n**Verified** x")
+    for folder in (run, repository.root / "reports" / "01_baseline" / "run"):
+        (folder / "verification.json").write_text(f'{{"verdict": {verdict}, "when": "9"}}')
+    for command in (["runs"], ["logbook"], ["check"], ["report", "--readme"]):
+        done = repository.lab(*command)
+        assert "Traceback" not in done.stderr, command
+    assert run.name in (repository.root / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["config.json", "code.json", "result.json", "metrics.jsonl"])
+def test_a_file_nested_without_end_is_called_damaged(repository, name):
+    runs = repository.root / "runs"
+    whole = make_record(runs, 1)
+    odd = make_record(runs, 2, finished=name != "metrics.jsonl")
+    (odd / name).write_text(f'{{"run": {DEEP}}}')
+    repository.lab("logbook", check=True)
+    assert whole.name in repository.lab("runs").stdout
+
+
+def test_a_value_cannot_write_lines_of_its_own_into_the_table(repository):
+    runs = repository.root / "runs"
+    make_record(runs, 1)
+    make_record(runs, 2, note="x\x1b[2J\n20270102-000000-digits-cnn-s1-bbbb  finished  0.9999")
+    said = repository.lab("runs", check=True).stdout
+    assert "\x1b" not in said
+    assert len(said.splitlines()) == 3
+
+
+@pytest.mark.parametrize("kernelspec", ["python3", ["python3"], 3, {"language": 3}])
+def test_a_notebook_with_odd_metadata_is_named_and_shown(repository, kernelspec):
+    repository.lab("setup")
+    path = repository.root / "notebooks" / "02_odd.ipynb"
+    metadata = {"kernelspec": kernelspec}
+    path.write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": []})
+    )
+    repository.git("add", "notebooks")
+    repository.git("diff", "--cached")
+    for command in (["sync"], ["check"], ["guard", "--staged"], ["guard", "--all"]):
+        done = repository.lab(*command)
+        assert "02_odd" in done.stdout, command
+        assert "Traceback" not in done.stderr
