@@ -83,6 +83,14 @@ def test_a_configuration_that_is_not_the_one_that_ran_is_different(bare, forged)
     assert "the record's numbers were changed" in said
 
 
+def test_a_result_edited_after_it_was_verified_has_no_badge(bare):  # noqa: F811
+    run = train(bare)
+    assert verify(bare)[1]["verdict"] == "identical"
+    assert "✓ identical" in bare.lab("runs", check=True).stdout
+    edit(run / "result.json", test_loss=0.9999)
+    assert "identical" not in bare.lab("runs", check=True).stdout
+
+
 def test_an_accuracy_that_calls_itself_a_time_is_different(bare):  # noqa: F811
     run = train(bare)
     edit(run / "result.json", test_accuracy_in_seconds=0.9999)

@@ -152,9 +152,8 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
         shown = [(path, git(root, *diff, env=env, text=False).stdout) for path, diff in one]
         secret |= {path for path, part in shown if SECRET_TEXT.search(part)}
     if secret:
-        literal = "\0".join(f":(literal){path}" for path in sorted(secret))
         git(root, "reset", "-q", base, "--pathspec-from-file=-", "--pathspec-file-nul",
-            env=env, input=literal)  # fmt: skip
+            env=env, input="\0".join(f":(literal){path}" for path in sorted(secret)))  # fmt: skip
         listed += [listing(root, path, "may be a secret") for path in sorted(secret)]
     return listed
 

@@ -36,8 +36,7 @@ def read_cells(text: str) -> list[Cell]:
     cells = [Cell("code", "", 1)]
     for number, line in enumerate(text.splitlines(), 1):
         if marker := re.match(MARKER + "(.*)", line):
-            kind = "markdown" if "[markdown]" in marker[1] else "code"
-            cells.append(Cell(kind, "", number + 1))
+            cells.append(Cell("markdown" if "[markdown]" in marker[1] else "code", "", number + 1))
             continue
         mark = r"^()# ?" if cells[-1].kind == "markdown" else r"^(\s*)# (?=[%!])"
         cells[-1].source += re.sub(mark, r"\1", line) + "\n"

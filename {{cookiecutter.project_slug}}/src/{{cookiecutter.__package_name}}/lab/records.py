@@ -73,10 +73,11 @@ class Record:
 
     @property
     def verification(self) -> dict[str, Any]:
-        """What `lab verify` said last; empty if it was never asked."""
+        """What `lab verify` said last; empty if it was never asked of this result."""
         said = read_json(self.path / "verification.json")
         odd = {type(said.get(name, "")) for name in ("verdict", "when")} - {str}
-        return {} if odd else said
+        edited = "result" in said and said["result"] != self.result  # it judged other numbers
+        return {} if odd or edited else said
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

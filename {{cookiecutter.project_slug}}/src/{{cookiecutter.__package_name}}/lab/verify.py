@@ -151,6 +151,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
             causes = _look_deeper(old, found, deterministic, bool(rerun.epochs))
     return {
         "run": old.id,
+        "result": old.result,  # edited later, it is judged no more
         "verdict": verdict,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": rerun.epochs,
