@@ -154,7 +154,7 @@ def test_four_commands_lead_from_the_readme_to_the_first_report(pristine):
     conda, pip = (block.split("\n") for block in re.findall(r"(?m)^```\n([^`]+)\n```", readme)[:2])
     assert conda[:2] == ["conda env create -f environment.yml", "conda activate digits-lab"]
     assert conda[3] == "lab report 01_baseline"
-    assert pip[:2] == ["python -m venv .venv", '.venv/bin/pip install -e ".[dev]"']
+    assert pip[:2] == ["python3 -m venv .venv", '.venv/bin/pip install -e ".[dev]"']
     assert pip[3] == ".venv/bin/lab report 01_baseline"
     assert not re.search(r"[<>]|YOUR|path/to", "".join(conda[:4] + pip[:4]))
 

@@ -50,6 +50,12 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
     "twice": ("# ## 4. Model", "# ## 3. Data", None, "there twice"),
     "no_title": ("# # A small", "# A small", None, "no title"),
     "no_seed": ("seed = 42", "sead = 42", "splits = load", "before any seed"),
+    "unread": (
+        "seed = 42",
+        "seed = 42\nwidth = 64",
+        "dataset =",
+        "nothing reads the parameter width",
+    ),
     "home": ('"digits"', '"/home/ada/data"', "/home/ada", "a path of this machine"),
     "windows": ('"digits"', r'"C:\Users\ada"', "C:", "a path of this machine"),
     "slash": ('"digits"', '"C:/Users/ada"', "C:/", "a path of this machine"),

@@ -146,3 +146,28 @@ def test_a_notebook_with_odd_metadata_is_named_and_shown(repository, kernelspec)
         done = repository.lab(*command)
         assert "02_odd" in done.stdout, command
         assert "Traceback" not in done.stderr
+
+
+def test_a_report_of_other_code_than_is_checked_out_says_so(bare, card):  # noqa: F811
+    said = bare.lab("verify", "reports/02_theirs", check=True).stdout
+    assert "git restore reports" in said
+    assert "is another" not in said
+    with (bare.root / "train.py").open("a") as script:
+        script.write("# changed after the report\n")
+    said = bare.lab("verify", "reports/02_theirs", check=True).stdout
+    assert "identical" in said
+    assert "what is checked out here is another" in said
+
+
+def test_a_record_with_conflict_markers_makes_no_row_of_the_table(repository):
+    run = make_record(repository.root / "runs", 1)
+    card = repository.root / "reports" / "01_baseline" / "run"
+    shutil.copytree(run, card)
+    readme = (repository.root / "README.md").read_bytes()
+    text = (card / "result.json").read_text()
+    (card / "result.json").write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> theirs\n")
+    for command in (["report", "--readme"], ["check"]):
+        done = repository.lab(*command)
+        assert done.returncode == 2
+        assert "lab report 01_baseline writes it anew" in done.stderr
+    assert (repository.root / "README.md").read_bytes() == readme

@@ -201,10 +201,24 @@ def test_a_class_without_a_png_or_jpg_is_named_and_not_left_out(repository):
     train = repository.root / "data" / "train"
     write_folder(repository.root / "data")
     (train / "dim").mkdir()
-    (train / "dim" / "1.webp").write_bytes(b"RIFF")
+    (train / "dim" / "1.dcm").write_bytes(b"DICM")
     done = repository.train(*FOLDER)
     assert done.returncode == 2
     assert "images of ['bright', 'dark'], not of ['dim']" in done.stderr
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_an_image_that_is_neither_png_nor_jpg_is_refused_and_not_left_out(repository, part):
+    write_folder(repository.root / "data", ("train", "test"))
+    (repository.root / "data" / "train" / "dark" / "Thumbs.db").write_bytes(b"Windows made it")
+    (repository.root / "data" / "train" / "dark" / ".cache.webp").write_bytes(b"RIFF")
+    other = repository.root / "data" / part / "dark" / "one.WebP"
+    other.write_bytes(b"RIFF")
+    done = repository.train(*FOLDER)
+    assert done.returncode == 2
+    assert f"{other} is neither png nor jpg" in done.stderr
+    other.unlink()
+    repository.train(*FOLDER, check=True)
 
 
 def test_a_damaged_image_of_the_test_set_ends_a_streamed_run_before_it_begins(repository):

@@ -18,6 +18,7 @@ from .batches import augment, draw_changes, normalise
 from .config import Config, RunOptions, UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+REFUSED_SUFFIXES = {".bmp", ".gif", ".tif", ".tiff", ".webp"}  # frames, values beyond 0 to 255, ...
 PICKLE_ALLOWED = {"numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 STATISTICS_IMAGES = 10_000  # enough for mean and deviation, and a bounded wait on a large folder
 
@@ -238,8 +239,12 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
 def _find_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the class and the file of each image, but no hidden ones, such as macOS's ._1.png."""
     for path in sorted(folder.glob("*/**/*"), key=lambda path: path.parts):  # case, on Windows too
-        parts = path.relative_to(folder).parts
-        if path.suffix.lower() in IMAGE_SUFFIXES and not any(part[0] == "." for part in parts):
+        parts, suffix = path.relative_to(folder).parts, path.suffix.lower()
+        if any(part[0] == "." for part in parts):
+            continue
+        if suffix in REFUSED_SUFFIXES:
+            raise UserError(f"{path} is neither png nor jpg; convert it, or put it elsewhere")
+        if suffix in IMAGE_SUFFIXES:
             yield parts[0], path
 
 

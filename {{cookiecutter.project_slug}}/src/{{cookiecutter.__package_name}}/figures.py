@@ -96,9 +96,7 @@ def samples(source: Any, columns: int = 10) -> Chart:
         "What is stored, and what the model sees",
         f"{columns} training samples: as stored; augmented, one random draw of many; normalised, "
         f"to values between {low:.1f} and {high:.1f}.",
-        panels=(3, columns),
-        height=2.6,
-    )
+        panels=(3, columns), height=2.6)  # fmt: skip
     for row, kind in enumerate(("images", "augmented", "normalised")):
         bounds = (low, high) if kind == "normalised" else (0, 255)
         for panel, image, label in zip(axes[row], sheet[kind], sheet["labels"], strict=False):
@@ -140,8 +138,7 @@ def gradient_norm(record: Record) -> Chart:
         if len(known) == len(norms)
         else f"The training diverged: in {len(norms) - len(known)} epochs there is no norm",
         "L2 norm of the gradients, averaged over the steps of each epoch, on a logarithmic scale.",
-        height=2.0,
-    )
+        height=2.0)  # fmt: skip
     axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
     axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log" if known.any() else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -185,9 +182,7 @@ def roc_curves(record: Record) -> Chart:
         f"The lowest AUC of a class is {areas[worst[0]]:.4f}",
         f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
         "On the right the upper left corner, enlarged.",
-        panels=(1, 2),
-        height=3.4,
-    )
+        panels=(1, 2), height=3.4)  # fmt: skip
     for panel in axes:
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
         for index, (dash, colour) in zip(tested, cycle(product(DASHES, COLOURS)), strict=False):

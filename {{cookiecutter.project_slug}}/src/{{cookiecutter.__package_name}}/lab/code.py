@@ -263,8 +263,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
             seen = {item["path"] for item in listed}
             described |= {
                 "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),
-                "base": base,
-                "branch": branch.stdout.strip() or None,
+                "base": base, "branch": branch.stdout.strip() or None,
                 "remote": _address(root, remote, env),
                 "dirty": bool(changed.returncode or listed),
                 "tree": git(root, "write-tree", env=env).stdout.strip(),
@@ -272,7 +271,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
                 "patch_sha256": hashlib.sha256(patch).hexdigest(),
                 "submodules": submodules,
                 "listed": [*listed, *(item for item in read if item["path"] not in seen)],
-            }
+            }  # fmt: skip
     except LabError as error:
         hint = "no commit holds this code, so `lab verify` will not be able to run it again"
         described["warning"] = f"{hint}; `lab setup` makes a first commit ({error})"

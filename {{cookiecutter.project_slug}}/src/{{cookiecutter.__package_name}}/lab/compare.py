@@ -196,11 +196,10 @@ def compare(root: Path, first: str, second: str) -> int:
 
     one, other = find(root, first), find(root, second)
     changed = environment.differences(one.environment, other.environment)
+    code = worktree.diff(root, one, other) + _unlike(*map(worktree.beyond, (one, other)))
     sections = {
         "config": _unlike(one.config, other.config),
-        "code": worktree.diff(root, one, other)
-        + _unlike(*map(worktree.beyond, (one, other)))
-        + _unlike(one.code, other.code, ("sources",)),
+        "code": code + _unlike(one.code, other.code, ("sources",)),
         "environment": [f"  {cause}: {line}" for cause in changed for line in changed[cause]],
         "data": _unlike(one.data, other.data, ("dataset", "fingerprint", "sizes", "class_names")),
     }

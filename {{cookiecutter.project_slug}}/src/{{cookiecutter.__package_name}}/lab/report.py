@@ -225,12 +225,10 @@ def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[s
     commit = (record.code.get("commit") or "none")[:10]
     verdict = record.verification.get("verdict", "not yet")
     look = {"identical": "good", "within tolerance": "good", "different": "bad"}.get(verdict, "")
-    facts += [
-        {"name": "Date", "value": "-".join(day.groups()) if day else now},
-        {"name": "Run", "value": f"`{record.id}`", "class": "run"},
-        {"name": "Commit", "value": f"`{commit}`{changed}"},
-        {"name": "Verified", "value": verdict, "class": look},
-    ]
+    facts += [{"name": "Date", "value": "-".join(day.groups()) if day else now},
+              {"name": "Run", "value": f"`{record.id}`", "class": "run"},
+              {"name": "Commit", "value": f"`{commit}`{changed}"},
+              {"name": "Verified", "value": verdict, "class": look}]  # fmt: skip
     if found := record.headline:
         facts.append({"name": found[0].capitalize(), "value": found[1]})
     return facts

@@ -19,13 +19,12 @@ def _table(root: Path) -> str:
         record, folder = Record(card.parent), card.parent.parent
         title = re.search(r"(?m)^# (.+)", read_half(folder / "README.md") or "")
         place = folder.relative_to(root).as_posix().replace(" ", "%20")
-        cells = [
-            f"[{title[1] if title else folder.name}]({place}/)",
-            *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
-            " ".join(record.headline or "–").removeprefix("test "),
-            record.verification.get("verdict", "not yet"),
-            f"`{record.id}`",
-        ]
+        if record.state == "damaged":  # by a merge, perhaps
+            raise LabError(f"{card.parent} cannot be read; lab report {folder.name} writes it anew")
+        cells = [f"[{title[1] if title else folder.name}]({place}/)",
+                 *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
+                 " ".join(record.headline or "–").removeprefix("test "),
+                 record.verification.get("verdict", "not yet"), f"`{record.id}`"]  # fmt: skip
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines if len(lines) > 2 else ["No experiment is reported yet."])
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from . import environment, worktree
 from .project import LabError, git, package_of, untilde, write_whole
-from .records import Record, find
+from .records import Record, capture, find
 from .rerun import Rerun, unlike
 
 
@@ -52,7 +52,10 @@ def verify(
     _tell(verdict)  # first: the record may lie where nobody may write
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
     if (root / "reports").resolve() in record.path.resolve().parents:
-        print("  to show this verdict: lab report --readme; git add reports README.md")
+        print("  to show this verdict: lab report --readme; git add reports README.md\n"
+              "  to leave no trace of having asked: git restore reports")  # fmt: skip
+        if capture(root, [])[0]["sources"] != record.code.get("sources"):
+            print("  judged was the recorded code; what is checked out here is another")
     return int(verdict["verdict"] == "different")
 
 

@@ -41,8 +41,8 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
             raise LabError(f"submodule {module['path']!r} would lie outside of the project")
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
-        way = Path(untilde(item["path"]))
-        if not way.is_absolute() and ".." not in way.parts:  # a stranger's record may say so
+        # a stranger's record may say "..", too
+        if not Path(untilde(item["path"])).is_absolute() and ".." not in Path(item["path"]).parts:
             _restore_listed(root, item, folder)
 
 
