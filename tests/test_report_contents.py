@@ -1,5 +1,6 @@
 """What people put into notebooks: nothing of it vanishes from a report without a word."""
 
+import os
 import shutil
 
 import pytest
@@ -131,3 +132,17 @@ def test_a_lost_letter_is_named_before_an_emoji(shared):
     done = shared.lab("report", "08_emoji")
     assert done.returncode == 0
     assert "(party popper)" in done.stderr
+
+
+def test_an_old_pandoc_of_the_machine_is_not_asked_where_the_project_has_its_own(shared, tmp_path):
+    old = tmp_path / "pandoc"  # Debian 12's says this of our options
+    old.write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo pandoc 2.17.1.1 && exit\n'
+        "echo Unknown option --embed-resources. >&2\nexit 6\n"
+    )
+    old.chmod(0o755)
+    folder = put(shared, notebook(), "04_old")
+    path = f"{tmp_path}{os.pathsep}{shared.env['PATH']}"
+    done = shared.lab("report", "04_old", "--to", "html", env={"PATH": path})
+    assert done.returncode == 0, done.stderr
+    assert (folder / "report.html").exists()

@@ -236,14 +236,14 @@ def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[s
 
 def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
     """Convert the tidy notebook."""
-    program = shutil.which("pandoc")
-    if not program:
-        try:
-            import pypandoc  # pip's way to have the same program
+    try:
+        import pypandoc  # pip's way to have it; a system's own is often years old
 
-            program = pypandoc.get_pandoc_path()
-        except (ImportError, OSError):
-            raise LabError("pandoc is not installed; pip install -e '.[dev]' brings it") from None
+        program = pypandoc.get_pandoc_path()
+    except (ImportError, OSError):
+        program = shutil.which("pandoc")
+    if not program:
+        raise LabError("pandoc is not installed; pip install -e '.[dev]' brings it")
     command = [program, "tidy.json", "-f", READ, "-t", kind, "-o", output,
                "--standalone", "--wrap=preserve", "--metadata-file=meta.json",
                "--lua-filter", ASSETS / "report.lua", "--resource-path=.", *options]  # fmt: skip
