@@ -87,8 +87,8 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # an optional check that costs two seconds
     from concurrent.futures import ThreadPoolExecutor
 
-    import jupyter_client
     import nbclient
+    from jupyter_client import AsyncKernelManager, kernelspec
     from nbformat.v4 import new_code_cell
     from tqdm import tqdm
 
@@ -109,10 +109,8 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
         client.shutdown_kernel = "immediate"
         client.extra_arguments = ["--log-level=40"]  # errors alone: a bar is being drawn
         # not a user's own kernel of the same name
-        specs = jupyter_client.kernelspec.KernelSpecManager(kernel_dirs=[])
-        client.km = jupyter_client.AsyncKernelManager(
-            kernel_spec_manager=specs, kernel_name="python3"
-        )
+        specs = kernelspec.KernelSpecManager(kernel_dirs=[])
+        client.km = AsyncKernelManager(kernel_spec_manager=specs, kernel_name="python3")
         with ThreadPoolExecutor(1) as pool:  # so that an interrupt comes to us
             future = pool.submit(client.execute, env=project_env(root))
             try:

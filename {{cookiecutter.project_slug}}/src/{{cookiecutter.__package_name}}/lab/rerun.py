@@ -44,8 +44,9 @@ class Rerun:
         size = self.old.environment.get("world_size") or 1
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={size}"]
         command = [self.python, *(launch if size > 1 else []), "train.py"]
-        threads = self.old.environment.get("threads")
-        for key, value in (self.old.config | {"threads": threads}).items():
+        given = self.old.config | {"threads": self.old.environment.get("threads")}
+        given.pop("resume", None)  # a stranger's record may name a run of yours to go on with
+        for key, value in given.items():
             flag = key.replace("_", "-")
             if isinstance(value, bool):
                 command.append(f"--{flag}" if value else f"--no-{flag}")
@@ -55,8 +56,7 @@ class Rerun:
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
         folder = str(self.old.data_folder(self.root))
-        # the last one counts: a stranger's record may name a run of yours to go on with
-        return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir), "--resume=None"]
+        return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir)]
 
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
