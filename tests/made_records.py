@@ -48,7 +48,8 @@ def make_record(
             "best_weights_sha256": weights,
         }  # fmt: skip
     if verdict:
-        files["verification.json"] = {"run": folder.name, "verdict": verdict}
+        said = {"run": folder.name, "verdict": verdict, "result": files["result.json"]}
+        files["verification.json"] = said
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -50,6 +50,32 @@ def test_an_edit_made_again_with_another_is_not_undone_either(pair, gone):
     assert "third = 33" in pair.py.read_text()
 
 
+@pytest.mark.parametrize("first", ["py", "nb"])
+def test_an_edit_made_again_and_another_in_the_other_half_are_both_kept(pair, first):
+    mine, other = (pair.edit_py, pair.edit_nb)[:: 1 if first == "py" else -1]
+    mine("second = 2", "second = 22")
+    pair.sync()
+    restore(pair)
+    mine("second = 2", "second = 22")
+    other("third = 3", "third = 33")
+    pair.sync(check=False)
+    said = pair.py.read_text() + pair.nb.read_text()
+    assert "second = 22" in said
+    assert "third = 33" in said
+
+
+@pytest.mark.parametrize("how", ["restore", "stash"])
+@pytest.mark.parametrize("kept", ["py", "nb"])
+def test_a_half_put_back_by_git_and_edited_then_undoes_nothing_in_the_other(pair, kept, how):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    gone = pair.both[1] if kept == "py" else pair.both[0]
+    pair.project.git(*(["restore", gone] if how == "restore" else ["stash", "push", "-q", gone]))
+    (pair.edit_nb if kept == "py" else pair.edit_py)("third = 3", "third = 33")
+    pair.sync(check=False)
+    assert "second = 22" in (pair.py if kept == "py" else pair.nb).read_text()
+
+
 @pytest.mark.parametrize("half", ["py", "nb"])
 def test_an_edit_taken_back_before_the_commit_is_carried_over(pair, half):
     pair.edit_py("second = 2", "second = 22")

@@ -165,6 +165,33 @@ def test_secrets_are_listed_with_their_hash_and_never_copied(repository, tmp_pat
         assert text.strip().encode() not in everything or len(text) < 12
 
 
+def test_long_names_are_no_secrets(repository, tmp_path):
+    text = """
+groups.setdefault("e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855", [])
+cache.setdefault("resnet18_imagenet_weights_version_1_final", [])
+# The Bearer of this token; wandb login first, then a login("resnet18")
+"""
+    (repository.root / "names.py").write_text(text)
+    described, patch = capture(repository, tmp_path / "out")
+    assert described["listed"] == []
+    assert b"names.py" in patch
+
+
+def test_a_merge_that_left_reports_open_is_recorded_whole(repository, tmp_path):
+    page = repository.root / "reports" / "01_baseline" / "README.md"
+    page.parent.mkdir(parents=True)
+    for branch in ("main", "theirs", "mine"):
+        if branch != "main":
+            repository.git("switch", "-q", "-c", branch, "main")
+        page.write_text(f"{branch}\n")
+        repository.git("add", "-A")
+        repository.git("commit", "-qm", branch, "--no-verify")
+    assert repository.git("merge", "theirs", check=False).returncode == 1
+    described, _ = capture(repository, tmp_path / "out")
+    assert described["base"]
+    assert "warning" not in described
+
+
 def test_a_secret_that_was_just_removed_is_not_copied_either(repository, tmp_path):
     path = repository.root / "hub.py"
     path.write_text(SECRETS["hub.py"])

@@ -192,6 +192,17 @@ def test_a_metric_that_the_last_row_lacks_has_its_curve(repository):
     }
 
 
+@pytest.mark.parametrize("every", [2, 4, 10])
+def test_a_metric_of_some_epochs_of_a_long_run_has_its_curve(repository, every):
+    run = make_record(repository.root / "runs", 1)
+    rows = [{"epoch": n, "loss": 1.0} | ({"recall": n / 1e3} if n % every == 1 else {})
+            for n in range(1, 1001)]  # fmt: skip
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curve = logbook_of(repository)[0]["curves"]["recall"]
+    assert len(curve) < 200
+    assert len([value for value in curve if value is not None]) >= 100
+
+
 def test_asked_for_epochs_of_which_nothing_is_recorded_it_says_so(bare):  # noqa: F811
     toy(
         bare,
@@ -239,3 +250,11 @@ def test_what_pip_cannot_find_is_said_in_its_words(repository, tmp_path):
     done = repository.lab("verify", "latest", "--restore", tmp_path / "rebuilt")
     assert done.returncode == 2
     assert "No matching distribution found for idna==999.1" in done.stderr
+
+
+def test_a_tolerance_holds_for_each_number_of_a_list(bare):  # noqa: F811
+    noise = "recall=[0.5, 0.5 + 1e-6 * (time.time_ns() % 997)], "
+    toy(bare, (FINISH, FINISH + noise))
+    assert verify(bare)[1]["verdict"] == "different"
+    assert verify(bare, "--tolerance", "0.01")[1]["verdict"] == "within tolerance"
+    assert verify(bare, "--tolerance", "1e-9")[1]["verdict"] == "different"

@@ -113,6 +113,31 @@ def test_an_odd_verdict_stops_no_command(repository, verdict):
     assert run.name in (repository.root / "README.md").read_text("utf-8")
 
 
+def test_a_card_s_time_without_a_verdict_stops_no_list(repository):
+    run = make_record(repository.root / "runs", 1)
+    card = repository.root / "reports" / "01_baseline" / "run"
+    shutil.copytree(run, card)
+    (card / "verification.json").write_text('{"when": "9"}')
+    assert run.name in repository.lab("runs", check=True).stdout
+
+
+def test_a_report_shows_no_verdict_that_its_card_has_lost(repository):
+    card = repository.root / "reports" / "01_baseline" / "run"
+    shutil.copytree(make_record(repository.root / "runs", 1), card)
+    result = json.loads((card / "result.json").read_text())
+    said = {"verdict": "identical", "when": "9", "result": result}
+    (card / "verification.json").write_text(json.dumps(said))
+    page = card.parent / "README.md"
+    page.write_text("# A\n\n**Verified** not yet\n")
+    repository.lab("report", "--readme", check=True)
+    assert "**Verified** identical\n" in page.read_text()
+    edit(card / "result.json", test_accuracy=1.0)
+    repository.git("add", "reports")
+    assert "it was verified since" in repository.lab("check").stdout
+    repository.lab("report", "--readme", check=True)
+    assert "**Verified** not yet\n" in page.read_text()
+
+
 @pytest.mark.parametrize("name", ["config.json", "code.json", "result.json", "metrics.jsonl"])
 def test_a_file_nested_without_end_is_called_damaged(repository, name):
     runs = repository.root / "runs"
@@ -166,8 +191,8 @@ def test_a_record_with_conflict_markers_makes_no_row_of_the_table(repository):
     readme = (repository.root / "README.md").read_bytes()
     text = (card / "result.json").read_text()
     (card / "result.json").write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> theirs\n")
-    for command in (["report", "--readme"], ["check"]):
-        done = repository.lab(*command)
-        assert done.returncode == 2
-        assert "lab report 01_baseline writes it anew" in done.stderr
+    done = repository.lab("report", "--readme")
+    assert done.returncode == 2
+    assert "lab report 01_baseline mends it" in done.stderr
     assert (repository.root / "README.md").read_bytes() == readme
+    assert repository.lab("check").returncode == 0  # nobody's commit waits for it

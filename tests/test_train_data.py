@@ -212,6 +212,7 @@ def test_an_image_that_is_neither_png_nor_jpg_is_refused_and_not_left_out(reposi
     write_folder(repository.root / "data", ("train", "test"))
     (repository.root / "data" / "train" / "dark" / "Thumbs.db").write_bytes(b"Windows made it")
     (repository.root / "data" / "train" / "dark" / ".cache.webp").write_bytes(b"RIFF")
+    (repository.root / "data" / "train" / "dark" / "movie.gif").mkdir()  # frames of it, perhaps
     other = repository.root / "data" / part / "dark" / "one.WebP"
     other.write_bytes(b"RIFF")
     done = repository.train(*FOLDER)

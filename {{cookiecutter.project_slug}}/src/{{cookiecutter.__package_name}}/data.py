@@ -18,7 +18,7 @@ from .batches import augment, draw_changes, normalise
 from .config import Config, RunOptions, UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
-REFUSED_SUFFIXES = {".bmp", ".gif", ".tif", ".tiff", ".webp"}  # frames, values beyond 0 to 255, ...
+REFUSED_SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".tif", ".tiff", ".webp"}
 PICKLE_ALLOWED = {"numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 STATISTICS_IMAGES = 10_000  # enough for mean and deviation, and a bounded wait on a large folder
 
@@ -242,7 +242,7 @@ def _find_images(folder: Path) -> Iterator[tuple[str, Path]]:
         parts, suffix = path.relative_to(folder).parts, path.suffix.lower()
         if any(part[0] == "." for part in parts):
             continue
-        if suffix in REFUSED_SUFFIXES:
+        if suffix in REFUSED_SUFFIXES and path.is_file():
             raise UserError(f"{path} is neither png nor jpg; convert it, or put it elsewhere")
         if suffix in IMAGE_SUFFIXES:
             yield parts[0], path

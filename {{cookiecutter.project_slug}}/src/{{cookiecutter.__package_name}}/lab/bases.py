@@ -2,8 +2,8 @@
 
 import contextlib
 import json
-import operator
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -50,10 +50,13 @@ def _state(root: Path, *halves: Path) -> dict[str, Any]:
     """Return what tells later whether git rewrote the halves, or nobody touched one of them."""
     moves = ("reflog", "show", "HEAD", "--date=raw", "--format=%gd %gs")
     lines = git(root, *moves, check=False).stdout.splitlines()
+    index = ("--literal-pathspecs", "ls-files", "--stage", "--debug", "--", *map(str, halves))
+    entry = r"(?m)^\d+ (\w+) 0\t.*\n +ctime: (.+)"
     log = ("--literal-pathspecs", "log", "--max-count=1", "--format=%H", "--", *halves)
     return {
         "moved": next((line for line in lines if "} commit" not in line), ""),  # checkout, reset
         "commit": git(root, *map(str, log), check=False).stdout.strip(),
+        "index": dict(re.findall(entry, git(root, *index, check=False).stdout)),
         "files": [[s.st_mtime_ns, s.st_ctime_ns, s.st_size] for s in map(Path.stat, halves)],
     }
 
@@ -132,15 +135,11 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     if committed in (None, text):
         return text
     now = _state(root, script, notebook)
-    untouched = any(map(operator.eq, noted.get("files", []), now["files"]))
-    by_hand = True
-    if committed in said:  # taken back by a person, or by git, as in `git checkout`?
-        old = (script, notebook)[said.index(committed)]
-        asked = ("--literal-pathspecs", "diff-files", "--name-only", "--", str(old))
-        by_hand = git(root, *asked, check=False).stdout
-        if text in said:
-            return text if untouched and by_hand else None
-    if by_hand and (untouched or all(noted.get(key) == now[key] for key in ("moved", "commit"))):
+    untouched = any(a == b for a, b in zip(noted.get("files", []), now["files"], strict=False))
+    # the same blob at another time: git put the half back, as `git restore` does (0:0: unstaged)
+    left = all(now["index"].get(blob, time) in (time, "0:0")
+               for blob, time in noted.get("index", {}).items())  # fmt: skip
+    if left and (untouched or all(noted.get(key) == now[key] for key in ("moved", "commit"))):
         return text
     results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in (committed, text)]
     sure = any(conflict for _, conflict in results) or results[0] == results[1]

@@ -164,7 +164,7 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
         other = "not as it stands: with other parameters" in text
         why = "made with other parameters" if other else "the notebook changed since"
         yield 1, f"its report is stale: {why}; lab report {name}", False
-    verdict = Record(report.parent / "run").verification.get("verdict", "")
+    verdict = Record(report.parent / "run").verification.get("verdict", "not yet")
     card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
     if not all((root / part).exists() for part in card):
         yield 1, f"its report is stale: no cell set `record`, its run; lab report {name}", False

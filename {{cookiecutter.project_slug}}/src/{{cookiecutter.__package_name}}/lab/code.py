@@ -115,6 +115,7 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
         given = b"".join(os.fsencode(path) + b"\0" for path in paths)
         git(root, "update-index", *options, "-z", "--stdin", env=env, text=False, input=given)
 
+    git(root, "reset", "-q", "HEAD", "--", "reports", env=env)  # a merge may have left them open
     flags = names("ls-files", "-v", "-z")  # "H name"; other letters: git was told not to look
     hidden = [line[2:] for line in flags if line[0].islower() or line[0] == "S"]
     for option in ("--no-assume-unchanged", "--no-skip-worktree") if hidden else ():

@@ -56,7 +56,7 @@ def table_rows(root: Path, metrics: bool = False) -> list[dict[str, Any]]:
         else:
             said = verdicts.get(row["run"], {})
             if said.get("when", "") > row["verified"]:
-                row |= {"verdict": said["verdict"], "verified": said["when"]}
+                row |= {"verdict": said.get("verdict"), "verified": said["when"]}
             rows.append(row)
     return rows
 

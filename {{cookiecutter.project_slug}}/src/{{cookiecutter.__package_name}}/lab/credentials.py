@@ -23,7 +23,7 @@ SECRETS = {
     r"|(?m:^\s*(?:export\s+)?(?:[A-Z0-9_]*(?:KEY|TOKEN|SECRET|PASSW(?:OR)?D)\s*="
     r"|(?i:password|secret|token|(?:api|access)_?key):)\s*(?=\S*\d)[\w+/=-]{16,}\s*$)"
     r"|_(?:KEY|TOKEN|SECRET)=(?=[\w+/-]*\d)[\w+/=-]{16,}"
-    r"|(?:login|setdefault)\(\s*(?:key\s*=\s*|[\"']\w*(?:KEY|TOKEN|SECRET)[\"'],\s*)?"
+    r"|(?:login\(\s*(?:key\s*=\s*)?|setdefault\(\s*[\"']\w*(?:KEY|TOKEN|SECRET)[\"'],\s*)"
     r"[\"'](?=[\w-]*\d)[\w-]{32,}[\"']"
     r"|\b(?:wandb\s+login|Bearer)\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{20,}"
     r"|(?i:token)[\"']?\]?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit

@@ -15,7 +15,9 @@ POINTS = 120  # of a curve; more are not seen in a small chart, and make the pag
 def _thinned(values: list) -> list:
     """Return at most `POINTS` values, the last among them."""
     step = max(1, len(values) // POINTS)
-    return [round(one, 6) if isinstance(one, float) else one for one in values[::-step][::-1]]
+    parts = [values[max(0, end - step) : end] for end in range(len(values), 0, -step)][::-1]
+    last = [next((one for one in part[::-1] if one is not None), None) for part in parts]
+    return [round(one, 6) if isinstance(one, float) else one for one in last]
 
 
 def logbook(root: Path) -> int:

@@ -19,8 +19,6 @@ def _table(root: Path) -> str:
         record, folder = Record(card.parent), card.parent.parent
         title = re.search(r"(?m)^# (.+)", read_half(folder / "README.md") or "")
         place = folder.relative_to(root).as_posix().replace(" ", "%20")
-        if record.state == "damaged":  # by a merge, perhaps
-            raise LabError(f"{card.parent} cannot be read; lab report {folder.name} writes it anew")
         cells = [f"[{title[1] if title else folder.name}]({place}/)",
                  *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
                  " ".join(record.headline or "–").removeprefix("test "),
@@ -49,9 +47,11 @@ def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
 
 def _show_verdicts(root: Path) -> None:
     """Write into each report what `lab verify` said last of the record beside it."""
-    for card in sorted((root / "reports").glob("**/run/verification.json")):
+    for card in sorted((root / "reports").glob("**/run/result.json")):
+        if Record(card.parent).state == "damaged":  # by a merge, perhaps
+            raise LabError(f"{card} cannot be read; lab report {card.parents[1].name} mends it")
         page = card.parents[1] / "README.md"
-        verdict = Record(card.parent).verification.get("verdict", "").replace("\\", r"\\")
+        verdict = Record(card.parent).verification.get("verdict", "not yet").replace("\\", r"\\")
         text = read_half(page) or ""
         shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
         if verdict and shown != text:
