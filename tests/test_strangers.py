@@ -50,18 +50,12 @@ def test_a_listed_file_outside_of_the_project_is_left_alone(bare, card):  # noqa
     assert link.readlink() == Path("far")
 
 
-@pytest.mark.torch
-def test_verifying_goes_on_with_no_unfinished_run_of_yours(trained, tmp_path):
-    root = tmp_path / "project"
-    shutil.copytree(trained.root, root, symlinks=True)
-    project = type(trained)(root)
-    project.train("--epochs", "2", "--stop-after-epochs", "1", check=True)
-    finished, mine = project.runs()
-    before = (mine / "metrics.jsonl").read_bytes()
-    edit(finished / "config.json", resume=str(mine))
-    project.lab("verify", finished.name)
-    assert not (mine / "result.json").exists()
-    assert (mine / "metrics.jsonl").read_bytes() == before
+def test_verifying_goes_on_with_no_unfinished_run_of_yours(bare):  # noqa: F811
+    run = train(bare, first="import sys; assert '--resume' not in ' '.join(sys.argv)")
+    edit(run / "config.json", resume="latest")
+    code, verdict, _ = verify(bare)
+    assert (code, verdict["failed"]) == (1, None)
+    assert verdict["first_difference"]["what"] == "resume"
 
 
 GONE = "not in the record"
@@ -100,17 +94,20 @@ def test_an_accuracy_that_calls_itself_a_time_is_different(bare):  # noqa: F811
 DEEP = "[" * 3000 + "]" * 3000
 
 
-@pytest.mark.parametrize("verdict", ["null", "[]", "{}", r'"\\1"', DEEP])
-def test_an_odd_verdict_stops_no_command(repository, verdict):
-    run = make_record(repository.root / "runs", 1)
-    shutil.copytree(run, repository.root / "reports" / "01_baseline" / "run")
-    (repository.root / "reports" / "01_baseline" / "README.md").write_text("# A\n\n**Verified** x")
-    for folder in (run, repository.root / "reports" / "01_baseline" / "run"):
-        (folder / "verification.json").write_text(f'{{"verdict": {verdict}, "when": "9"}}')
+def test_odd_verdicts_stop_no_command(repository):
+    odd = ["null", "[]", "{}", r'"\\1"', DEEP]
+    for number, verdict in enumerate(odd):
+        run = make_record(repository.root / "runs", number)
+        card = repository.root / "reports" / f"{number:02}_odd" / "run"
+        shutil.copytree(run, card)
+        (card.parent / "README.md").write_text("# A\n\n**Verified** x")
+        for folder in (run, card):
+            (folder / "verification.json").write_text(f'{{"verdict": {verdict}, "when": "9"}}')
     for command in (["runs"], ["logbook"], ["check"], ["report", "--readme"]):
         done = repository.lab(*command)
         assert "Traceback" not in done.stderr, command
-    assert run.name in (repository.root / "README.md").read_text("utf-8")
+    readme = (repository.root / "README.md").read_text("utf-8")
+    assert all(f"`{run.name}`" in readme for run in repository.runs())
 
 
 def test_a_card_s_time_without_a_verdict_stops_no_list(repository):
@@ -138,14 +135,14 @@ def test_a_report_shows_no_verdict_that_its_card_has_lost(repository):
     assert "**Verified** not yet\n" in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["config.json", "code.json", "result.json", "metrics.jsonl"])
-def test_a_file_nested_without_end_is_called_damaged(repository, name):
+def test_a_file_nested_without_end_stops_no_list(repository):
     runs = repository.root / "runs"
     whole = make_record(runs, 1)
-    odd = make_record(runs, 2, finished=name != "metrics.jsonl")
-    (odd / name).write_text(f'{{"run": {DEEP}}}')
+    for number, name in enumerate(("config", "code", "result", "data"), 2):
+        (make_record(runs, number) / f"{name}.json").write_text(f'{{"run": {DEEP}}}')
+    (make_record(runs, 6, finished=False) / "metrics.jsonl").write_text(f'{{"run": {DEEP}}}')
     repository.lab("logbook", check=True)
-    assert whole.name in repository.lab("runs").stdout
+    assert whole.name in repository.lab("runs", check=True).stdout
 
 
 def test_a_value_cannot_write_lines_of_its_own_into_the_table(repository):
@@ -157,20 +154,19 @@ def test_a_value_cannot_write_lines_of_its_own_into_the_table(repository):
     assert len(said.splitlines()) == 3
 
 
-@pytest.mark.parametrize("kernelspec", ["python3", ["python3"], 3, {"language": 3}])
-def test_a_notebook_with_odd_metadata_is_named_and_shown(repository, kernelspec):
+def test_notebooks_with_odd_metadata_are_named_and_shown(repository):
     repository.lab("setup")
-    path = repository.root / "notebooks" / "02_odd.ipynb"
-    metadata = {"kernelspec": kernelspec}
-    path.write_text(
-        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": []})
-    )
+    odd = ["python3", ["python3"], 3, {"language": 3}]
+    for number, kernelspec in enumerate(odd, 2):
+        nb = {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": kernelspec}}
+        path = repository.root / "notebooks" / f"{number:02}_odd.ipynb"
+        path.write_text(json.dumps(nb | {"cells": []}))
     repository.git("add", "notebooks")
     repository.git("diff", "--cached")
     for command in (["sync"], ["check"], ["guard", "--staged"], ["guard", "--all"]):
         done = repository.lab(*command)
-        assert "02_odd" in done.stdout, command
         assert "Traceback" not in done.stderr
+        assert all(f"{number:02}_odd" in done.stdout for number in range(2, 6)), command
 
 
 def test_a_report_of_other_code_than_is_checked_out_says_so(bare, card):  # noqa: F811
