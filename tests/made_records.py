@@ -48,7 +48,7 @@ def make_record(
             "best_weights_sha256": weights,
         }  # fmt: skip
     if verdict:
-        said = {"run": folder.name, "verdict": verdict, "result": files["result.json"]}
+        said = {"run": folder.name, "verdict": verdict, "result": files.get("result.json", {})}
         files["verification.json"] = said
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
