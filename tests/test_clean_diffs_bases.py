@@ -23,31 +23,31 @@ def reset(pair):
     pair.project.git("reset", "-q", "--hard")
 
 
-@pytest.mark.parametrize("gone", [stash, restore, reset])
-def test_an_edit_made_again_after_git_took_it_away_is_not_undone(pair, gone):
+@pytest.fixture(params=[stash, restore, reset])
+def again(pair, request):
+    """Give a pair whose `.py` was edited and synced, taken back by git, and edited alike again."""
     pair.edit_py("second = 2", "second = 22")
     pair.sync()
-    gone(pair)
+    request.param(pair)
     pair.edit_py("second = 2", "second = 22")
-    refused = pair.sync(check=False)
+    return pair
+
+
+def test_an_edit_made_again_after_git_took_it_away_is_not_undone(again):
+    refused = again.sync(check=False)
     assert refused.returncode == 1
     assert "nothing tells which one was edited" in refused.stdout
-    assert "second = 22" in pair.py.read_text()
-    pair.edit_nb("second = 2", "second = 22")
-    pair.sync()
-    assert "second = 22" in pair.says()
+    assert "second = 22" in again.py.read_text()
+    again.edit_nb("second = 2", "second = 22")
+    again.sync()
+    assert "second = 22" in again.says()
 
 
-@pytest.mark.parametrize("gone", [stash, restore, reset])
-def test_an_edit_made_again_with_another_is_not_undone_either(pair, gone):
-    pair.edit_py("second = 2", "second = 22")
-    pair.sync()
-    gone(pair)
-    pair.edit_py("second = 2", "second = 22")
-    pair.edit_py("third = 3", "third = 33")
-    pair.sync(check=False)
-    assert "second = 22" in pair.py.read_text()
-    assert "third = 33" in pair.py.read_text()
+def test_an_edit_made_again_with_another_is_not_undone_either(again):
+    again.edit_py("third = 3", "third = 33")
+    again.sync(check=False)
+    assert "second = 22" in again.py.read_text()
+    assert "third = 33" in again.py.read_text()
 
 
 @pytest.mark.parametrize("first", ["py", "nb"])

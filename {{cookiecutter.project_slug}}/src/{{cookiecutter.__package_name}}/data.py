@@ -18,6 +18,7 @@ from .batches import augment, draw_changes, normalise
 from .config import Config, RunOptions, UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg"}
+# left out without a word, they would be missing from the results
 REFUSED_SUFFIXES = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".tif", ".tiff", ".webp"}
 PICKLE_ALLOWED = {"numpy._reconstruct", "numpy.ndarray", "numpy.dtype", "_codecs.encode"}
 STATISTICS_IMAGES = 10_000  # enough for mean and deviation, and a bounded wait on a large folder

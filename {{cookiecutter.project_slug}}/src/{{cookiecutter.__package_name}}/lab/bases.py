@@ -51,6 +51,7 @@ def _state(root: Path, *halves: Path) -> dict[str, Any]:
     moves = ("reflog", "show", "HEAD", "--date=raw", "--format=%gd %gs")
     lines = git(root, *moves, check=False).stdout.splitlines()
     index = ("--literal-pathspecs", "ls-files", "--stage", "--debug", "--", *map(str, halves))
+    # "mode blob stage<tab>path", and below it the times that git knows of the file
     entry = r"(?m)^\d+ (\w+) 0\t.*\n +ctime: (.+)"
     log = ("--literal-pathspecs", "log", "--max-count=1", "--format=%H", "--", *halves)
     return {

@@ -130,9 +130,8 @@ def _contents(root: Path, cells: list[Cell]) -> Found:
     machine = re.compile(rf"{MACHINE}|(?<![\w.:/~-])({'|'.join(known)})(?![\w.-])")
     code = "\n".join(cell.source for cell in cells if cell.kind == "code")
     for cell in cells:
-        for name in re.findall(
-            r"(?m)^(\w+) = ", cell.source if "\nrun = None" in cell.source else ""
-        ):
+        parameters = cell.source if "\nrun = None" in cell.source else ""
+        for name in re.findall(r"(?m)^(\w+) = ", parameters):
             if len(re.findall(rf"\b{name}\b", code)) < 2:
                 yield cell.line, f"nothing reads the parameter {name}; add it to `arguments`", False
         for line, text in enumerate(cell.source.splitlines(), cell.line):

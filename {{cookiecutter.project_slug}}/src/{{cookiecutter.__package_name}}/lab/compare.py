@@ -166,8 +166,8 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     varied = {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
     shown = SHOWN | asked | (varied - HIDDEN)
     columns = [name for name in names if name in shown or name.startswith("test_")]
-    cells = [columns or ["run"]]
-    cells += [[_shown(row.get(name)) for name in cells[0]] for row in rows]
+    columns = columns or ["run"]
+    cells = [columns, *([_shown(row.get(name)) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     form = "  ".join(f"{{:<{width}}}" for width in widths)
     print("\n".join([form.format(*line).rstrip() for line in cells]))

@@ -13,7 +13,7 @@ POINTS = 120  # of a curve; more are not seen in a small chart, and make the pag
 
 
 def _thinned(values: list) -> list:
-    """Return at most `POINTS` values, the last among them."""
+    """Thin a curve to some `POINTS` values: of each stretch the last one that is known."""
     step = max(1, len(values) // POINTS)
     parts = [values[max(0, end - step) : end] for end in range(len(values), 0, -step)][::-1]
     last = [next((one for one in part[::-1] if one is not None), None) for part in parts]

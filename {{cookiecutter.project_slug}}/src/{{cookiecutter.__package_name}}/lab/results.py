@@ -48,10 +48,10 @@ def readme_findings(root: Path) -> Iterator[tuple[int, str]]:
 def _show_verdicts(root: Path) -> None:
     """Write into each report what `lab verify` said last of the record beside it."""
     for card in sorted((root / "reports").glob("**/run/result.json")):
-        if Record(card.parent).state == "damaged":  # by a merge, perhaps
-            raise LabError(f"{card} cannot be read; lab report {card.parents[1].name} mends it")
-        page = card.parents[1] / "README.md"
-        verdict = Record(card.parent).verification.get("verdict", "not yet").replace("\\", r"\\")
+        record, page = Record(card.parent), card.parents[1] / "README.md"
+        if record.state == "damaged":  # by a merge, perhaps
+            raise LabError(f"{card} cannot be read; lab report {page.parent.name} mends it")
+        verdict = record.verification.get("verdict", "not yet").replace("\\", r"\\")
         text = read_half(page) or ""
         shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
         if verdict and shown != text:
