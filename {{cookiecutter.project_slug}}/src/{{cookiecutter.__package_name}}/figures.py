@@ -92,11 +92,11 @@ def samples(source: Any, columns: int = 10) -> Chart:
     sheet, names = source.samples, source.data["class_names"]
     columns = min(columns, len(sheet["labels"]))
     low, high = float(sheet["normalised"].min()), float(sheet["normalised"].max())
-    chart, axes = _chart(
-        "What is stored, and what the model sees",
+    caption = (
         f"{columns} training samples: as stored; augmented, one random draw of many; normalised, "
-        f"to values between {low:.1f} and {high:.1f}.",
-        panels=(3, columns), height=2.6)  # fmt: skip
+        f"to values between {low:.1f} and {high:.1f}."
+    )
+    chart, axes = _chart("What is stored, and what the model sees", caption, (3, columns), 2.6)
     for row, kind in enumerate(("images", "augmented", "normalised")):
         bounds = (low, high) if kind == "normalised" else (0, 255)
         for panel, image, label in zip(axes[row], sheet[kind], sheet["labels"], strict=False):
@@ -133,12 +133,11 @@ def gradient_norm(record: Record) -> Chart:
     """Draw the norm of the gradients of each epoch, which shows whether they vanish."""
     norms = np.array([line["gradient_norm"] for line in record.metrics], dtype=float)
     known = norms[np.isfinite(norms)]  # a run that diverged has no others
-    chart, [[axes]] = _chart(
-        f"The gradient's norm stays between {known.min():.2g} and {known.max():.2g}"
-        if len(known) == len(norms)
-        else f"The training diverged: in {len(norms) - len(known)} epochs there is no norm",
-        "L2 norm of the gradients, averaged over the steps of each epoch, on a logarithmic scale.",
-        height=2.0)  # fmt: skip
+    title = f"The training diverged: in {len(norms) - len(known)} epochs there is no norm"
+    if len(known) == len(norms):
+        title = f"The gradient's norm stays between {known.min():.2g} and {known.max():.2g}"
+    caption = "L2 norm of the gradients, the mean of the steps of each epoch; a logarithmic scale."
+    chart, [[axes]] = _chart(title, caption, height=2.0)
     axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
     axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log" if known.any() else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -178,11 +177,12 @@ def roc_curves(record: Record) -> Chart:
     areas = {index: metrics.auc(*curve) for index, curve in curves.items()}
     micro = metrics.roc_curve(truth.ravel(), scores.ravel())[:2]
     worst = sorted(tested, key=areas.get)[:10]
-    chart, [axes] = _chart(
-        f"The lowest AUC of a class is {areas[worst[0]]:.4f}",
+    title = f"The lowest AUC of a class is {areas[worst[0]]:.4f}"
+    caption = (
         f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
-        "On the right the upper left corner, enlarged.",
-        panels=(1, 2), height=3.4)  # fmt: skip
+        "On the right the upper left corner, enlarged."
+    )
+    chart, [axes] = _chart(title, caption, (1, 2), 3.4)
     for panel in axes:
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
         for index, (dash, colour) in zip(tested, cycle(product(DASHES, COLOURS)), strict=False):

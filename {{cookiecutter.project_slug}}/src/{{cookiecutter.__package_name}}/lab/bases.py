@@ -68,8 +68,10 @@ def _committed(root: Path, script: Path, notebook: Path) -> str | None:
     wanted = ("--literal-pathspecs", "log", "--max-count=50", "--format=%H", "--", *halves)
     for revision in [*git(root, *wanted, check=False).stdout.split(), ""]:
         with contextlib.suppress(LabError, UnicodeDecodeError):  # none there; not text; odd
-            shown = [git(root, "cat-file", "blob", f"{revision}:{half}", text=False).stdout
-                     for half in halves]  # fmt: skip
+            shown = [
+                git(root, "cat-file", "blob", f"{revision}:{half}", text=False).stdout
+                for half in halves
+            ]
             text = shown[1].decode()
             if in_step(shown[0], text):
                 return normal(text)
@@ -138,8 +140,10 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     now = _state(root, script, notebook)
     untouched = any(a == b for a, b in zip(noted.get("files", []), now["files"], strict=False))
     # the same blob at another time: git put the half back, as `git restore` does (0:0: unstaged)
-    left = all(now["index"].get(blob, time) in (time, "0:0")
-               for blob, time in noted.get("index", {}).items())  # fmt: skip
+    left = all(
+        now["index"].get(blob, time) in (time, "0:0")
+        for blob, time in noted.get("index", {}).items()
+    )
     if left and (untouched or all(noted.get(key) == now[key] for key in ("moved", "commit"))):
         return text
     results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in (committed, text)]

@@ -56,18 +56,36 @@ def _parser() -> argparse.ArgumentParser:
     report = command("report", "execute a notebook and publish it under reports/")
     report.add_argument("name", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
     report.add_argument("--run", metavar="RUN", help="report this run instead of training anew")
-    report.add_argument("--to", dest="formats", type=lambda s: s.split(","), default="md,html,pdf",
-                        metavar="FORMATS", help="by default md,html,pdf")  # fmt: skip
-    report.add_argument("-p", dest="parameters", action="append", metavar=("NAME", "VALUE"),
-                        nargs=2, default=[], help="set a parameter; may be repeated")  # fmt: skip
+    report.add_argument(
+        "--to",
+        dest="formats",
+        type=lambda s: s.split(","),
+        default="md,html,pdf",
+        metavar="FORMATS",
+        help="by default md,html,pdf",
+    )
+    report.add_argument(
+        "-p",
+        dest="parameters",
+        action="append",
+        metavar=("NAME", "VALUE"),
+        nargs=2,
+        default=[],
+        help="set a parameter; may be repeated",
+    )
     report.add_argument("--with-code", action="store_true", help="show the code in the PDF, too")
     report.add_argument("--again", action="store_true", help="execute even if no code changed")
     report.add_argument("--readme", action="store_true", help="fill the README's results table")
 
     runs = command("runs", "list the runs")
     runs.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
-    runs.add_argument("--where", action="append", default=[], metavar="FIELD=VALUE",
-                      help="only these, e.g. test_accuracy>=0.99; may be repeated")  # fmt: skip
+    runs.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="only these, e.g. test_accuracy>=0.99; may be repeated",
+    )
     runs.add_argument("--sort", metavar="FIELD", help="value or metric; --sort=-FIELD reverses it")
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
 
@@ -79,8 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
-    verify.add_argument("--restore", type=Path, metavar="ENV_DIR",
-                        help="make the recorded environment there, and run in it")  # fmt: skip
+    verify.add_argument(
+        "--restore",
+        type=Path,
+        metavar="ENV_DIR",
+        help="make the recorded environment there, and run in it",
+    )
 
     command("logbook", "one page of all runs, runs/logbook.html, to open in a browser")
 
@@ -88,11 +110,21 @@ def _parser() -> argparse.ArgumentParser:
     lock.add_argument("--check", action="store_true", help="only say whether they are up to date")
 
     submit = command("submit", "send train.py to Slurm: lab submit -- --epochs 100 --seed 0..4")
-    submit.add_argument("--sbatch", dest="options", action="append", default=[], metavar="OPTION",
-                        help="an option for sbatch, e.g. --sbatch=--time=01:00:00")  # fmt: skip
+    submit.add_argument(
+        "--sbatch",
+        dest="options",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="an option for sbatch, e.g. --sbatch=--time=01:00:00",
+    )
     submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
-    submit.add_argument("arguments", nargs="*", metavar="ARGUMENT",
-                        help="train.py's, after --; 0..4 means a job for each")  # fmt: skip
+    submit.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="ARGUMENT",
+        help="train.py's, after --; 0..4 means a job for each",
+    )
 
     merge = commands.add_parser("merge-driver")  # called by git alone, so without a line of help
     merge.set_defaults(call="pairs.merge_driver")

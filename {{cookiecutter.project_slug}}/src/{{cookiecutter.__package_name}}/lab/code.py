@@ -43,8 +43,8 @@ def beside(root: Path) -> Iterator[dict[str, str]]:
     What it reads of the repository at `root` stays as it is.
     """
     env = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    settings = {"core.fsmonitor": "false", "core.safecrlf": "false", "core.hooksPath": os.devnull,
-                "core.splitIndex": "false"}  # fmt: skip
+    settings = dict.fromkeys(("core.fsmonitor", "core.safecrlf", "core.splitIndex"), "false")
+    settings["core.hooksPath"] = os.devnull
     env["GIT_CONFIG_COUNT"] = str(len(settings))
     for number, (key, value) in enumerate(settings.items()):
         env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
@@ -153,8 +153,9 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
         shown = [(path, git(root, *diff, env=env, text=False).stdout) for path, diff in one]
         secret |= {path for path, part in shown if SECRET_TEXT.search(part)}
     if secret:
-        git(root, "reset", "-q", base, "--pathspec-from-file=-", "--pathspec-file-nul",
-            env=env, input="\0".join(f":(literal){path}" for path in sorted(secret)))  # fmt: skip
+        given = "\0".join(f":(literal){path}" for path in sorted(secret))
+        reset = ("reset", "-q", base, "--pathspec-from-file=-", "--pathspec-file-nul")
+        git(root, *reset, env=env, input=given)
         listed += [listing(root, path, "may be a secret") for path in sorted(secret)]
     return listed
 
@@ -264,7 +265,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
             seen = {item["path"] for item in listed}
             described |= {
                 "commit": git(root, "rev-parse", "HEAD", env=env).stdout.strip(),
-                "base": base, "branch": branch.stdout.strip() or None,
+                "base": base,
+                "branch": branch.stdout.strip() or None,
                 "remote": _address(root, remote, env),
                 "dirty": bool(changed.returncode or listed),
                 "tree": git(root, "write-tree", env=env).stdout.strip(),
@@ -272,7 +274,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
                 "patch_sha256": hashlib.sha256(patch).hexdigest(),
                 "submodules": submodules,
                 "listed": [*listed, *(item for item in read if item["path"] not in seen)],
-            }  # fmt: skip
+            }
     except LabError as error:
         hint = "no commit holds this code, so `lab verify` will not be able to run it again"
         described["warning"] = f"{hint}; `lab setup` makes a first commit ({error})"

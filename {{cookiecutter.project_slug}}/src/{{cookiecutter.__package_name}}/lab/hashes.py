@@ -35,8 +35,10 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
         sha256, in hexadecimal digits.
     """
     known, total, fresh = read_json(cache), hashlib.sha256(), {}
-    names = {path: path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
-             for path in files}  # fmt: skip
+    names = {
+        path: path.relative_to(folder) if path.is_relative_to(folder) else Path(path.name)
+        for path in files
+    }
     # by parts: Windows would ignore case
     for path, name in sorted(names.items(), key=lambda one: one[1].parts):
         status = path.stat()

@@ -73,8 +73,11 @@ def _header(root: Path, source: str) -> str:
 
 def stale(root: Path) -> dict[str, bool]:
     """Return, for each lock file in `root` by its name, whether its source has changed since."""
-    return {name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
-            for name, source in SOURCES.items() if (root / name).is_file()}  # fmt: skip
+    return {
+        name: not (root / name).read_text("utf-8", "replace").startswith(_header(root, source))
+        for name, source in SOURCES.items()
+        if (root / name).is_file()
+    }
 
 
 def run(folder: Path, *command: str | Path) -> None:

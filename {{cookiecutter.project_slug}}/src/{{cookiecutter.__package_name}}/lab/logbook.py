@@ -27,8 +27,10 @@ def logbook(root: Path) -> int:
     if not rows:
         raise LabError(f"no run in {root / 'runs'}; python train.py makes one")
     cards, pages = sorted((root / "reports").glob("**/run")), ("report.html", "README.md", "run")
-    reports = {Record(card).id: next(filter(Path.exists, map(card.with_name, pages))).as_posix()
-               for card in cards}  # fmt: skip
+    reports = {
+        Record(card).id: next(filter(Path.exists, map(card.with_name, pages))).as_posix()
+        for card in cards
+    }
     runs = []
     for row in rows:
         record = Record(Path(row["path"]))

@@ -149,6 +149,8 @@ def edited() -> list[dict[str, str]]:
             limit = written.get(canonical(name.split(".")[0]), newest)
             if Path(file).stat().st_mtime > limit + 2:
                 suspects.add(file)
-    return [{"package": package, "file": file, "sha256": sha256(Path(file).expanduser())}
-            for package, file, what in (damaged(among=suspects) if suspects else ())
-            if what == "changed"]  # fmt: skip
+    return [
+        {"package": package, "file": file, "sha256": sha256(Path(file).expanduser())}
+        for package, file, what in (damaged(among=suspects) if suspects else ())
+        if what == "changed"
+    ]

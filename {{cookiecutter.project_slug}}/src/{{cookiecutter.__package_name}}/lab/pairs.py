@@ -104,8 +104,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
      (if it has no conflict, first write into it what git diff ":1:{path}" ":3:{path}" shows)"""
     if not path.startswith("notebooks/"):  # it has no other half
         way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
-    print(f"lab: {path}: both sides changed the same place; it is left as on one side. {way}",
-          file=sys.stderr)  # fmt: skip
+    what = "both sides changed the same place; it is left as on one side"
+    print(f"lab: {path}: {what}. {way}", file=sys.stderr)
     return 1
 
 
@@ -121,14 +121,18 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     if data is None or text is None:
         gone, there = (notebook, script) if data is None else (script, notebook)
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
-            raise LabError("one half is gone: delete or rename the other, too (git rm, git mv), or "
-                           f'type: git restore "{name}{gone.suffix}"')  # fmt: skip
+            raise LabError(
+                "one half is gone: delete or rename the other, too (git rm, git mv), or "
+                f'type: git restore "{name}{gone.suffix}"'
+            )
         deleted = ("diff", "--name-only", "-z", "--no-renames", "--diff-filter=D", "--relative")
         for old in git(root, *deleted, "HEAD", "--", "notebooks", check=False).stdout.split("\0"):
             left = old.removesuffix(there.suffix) + gone.suffix
             if left != old and (root / left).exists():  # it has the outputs, the ids
-                raise LabError(f'is this "{old}", renamed? Then type: git mv "{left}" '
-                               f'"{name}{gone.suffix}"; else first: git rm "{left}"')  # fmt: skip
+                raise LabError(
+                    f'is this "{old}", renamed? Then type: git mv "{left}" '
+                    f'"{name}{gone.suffix}"; else first: git rm "{left}"'
+                )
         text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     mine, wanted = normal(text), text_of(data)

@@ -113,8 +113,10 @@ def refuse_odd_lines(text: str) -> None:
     for cell in [cell for cell in read_cells(text) if cell.kind == "markdown"]:
         for number, line in enumerate(cell.source.split("\n"), cell.line):
             if line.startswith("#") and is_magic(f"# {line}", "python", True, True):
-                raise LabError(f"line {number} of the .py: jupytext takes the heading {line!r} for "
-                               "a command, and strips a #; word it otherwise")  # fmt: skip
+                raise LabError(
+                    f"line {number} of the .py: jupytext takes the heading {line!r} for "
+                    "a command, and strips a #; word it otherwise"
+                )
 
 
 def normal(text: str) -> str:
@@ -160,8 +162,10 @@ def _match(new: list[dict], old: list[dict]) -> tuple[dict[int, dict], dict[int,
     x, y = a[head : len(a) - tail], b[head : len(b) - tail]
     counts = Counter(x), Counter(y)
     # of several equal cells, nobody knows which is new; so they are compared as if all were
-    x, y = ([key if counts[0][key] == counts[1][key] else (key[0], side) for key in keys]
-            for side, keys in ((0, x), (1, y)))  # fmt: skip
+    x, y = (
+        [key if counts[0][key] == counts[1][key] else (key[0], side) for key in keys]
+        for side, keys in ((0, x), (1, y))
+    )
     for kind, i, i_end, j, j_end in SequenceMatcher(None, x, y, autojunk=False).get_opcodes():
         pairs = zip(range(head + i, head + i_end), range(head + j, head + j_end), strict=False)
         if kind == "equal":
@@ -210,8 +214,11 @@ def build(text: str, *old: dict) -> dict:
     for i, cell in enumerate(new):
         before = known.get(i, {"metadata": {}, "source": ""})
         # of the others jupytext can write no key with other characters
-        hidden = {k: v for k, v in before["metadata"].items()
-                  if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)}  # fmt: skip
+        hidden = {
+            k: v
+            for k, v in before["metadata"].items()
+            if k in nbfilter.VOLATILE_CELL or re.search(r"(?a)[^\w.@/-]", k)
+        }
         shown = {k: v for k, v in cell.metadata.items() if k not in nbfilter.VOLATILE_CELL}
         made = {**before, "cell_type": cell.cell_type, "metadata": {**shown, **hidden}}
         said, was = _said(cell), _said(before)

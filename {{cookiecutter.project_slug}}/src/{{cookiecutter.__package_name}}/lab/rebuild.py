@@ -83,8 +83,8 @@ def _conda(packages: list[dict[str, Any]], folder: Path) -> None:
 def _pip(packages: list[dict[str, Any]], python: Path) -> None:
     """Install pip's packages in exactly the recorded versions, and nothing else."""
     pinned, fetched = "{name}=={version}", "{name} @ {source}"
-    wanted = [(fetched if "source" in one else pinned).format(**one)
-              for one in packages if one["name"] not in INSTALLERS]  # fmt: skip
+    packages = [one for one in packages if one["name"] not in INSTALLERS]
+    wanted = [(fetched if "source" in one else pinned).format(**one) for one in packages]
     if wanted:
         listing = python.with_name("requirements.txt")
         write_whole(listing, "\n".join(wanted) + "\n")

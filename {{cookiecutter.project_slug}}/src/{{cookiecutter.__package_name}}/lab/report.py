@@ -128,8 +128,10 @@ def _name_of_run(root: Path, run: str) -> str:
     """Return what names a finished run in the notebook, wherever the project lies."""
     record = records.find(root, run)
     if record.state != "finished":
-        raise LabError(f"{record.id} is {record.state}; a report needs a finished run "
-                       "(python train.py --resume RUN)")  # fmt: skip
+        raise LabError(
+            f"{record.id} is {record.state}; a report needs a finished run "
+            "(python train.py --resume RUN)"
+        )
     if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
         record = records.Record(root / "runs" / record.id)
         if not (record.path / "predictions.npz").exists():
@@ -152,8 +154,8 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         record = records.Record(folder / "card")
     (folder / "figures").mkdir()
     facts = _facts(root, stem, record if run else None)
-    meta = {"name": name, "facts": facts, "date": facts[1]["value"], "run": bool(run),
-            "with_code": with_code}  # fmt: skip
+    meta = {"name": name, "date": facts[1]["value"], "facts": facts}
+    meta |= {"run": bool(run), "with_code": with_code}
     meta["base"] = "../" * (2 + name.count("/")) + f"{stem.parent.relative_to(root).as_posix()}/"
     write_whole(folder / "meta.json", json.dumps(meta))
     write_whole(folder / "tidy.json", json.dumps(tidy(root, notebook, folder)))
@@ -169,8 +171,11 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
         options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2", f"-Vstyles={style}")
         _pandoc(folder, "html", "report.html", "--template", ASSETS / "report.html", *options)
         # combining characters, which pandoc writes as accents, stand beside their letter
-        text = re.sub('(?<=accent="true">).(?=<)', lambda found: ACCENTS.get(found[0], found[0]),
-                      (folder / "report.html").read_text(encoding="utf-8"))  # fmt: skip
+        text = re.sub(
+            '(?<=accent="true">).(?=<)',
+            lambda found: ACCENTS.get(found[0], found[0]),
+            (folder / "report.html").read_text(encoding="utf-8"),
+        )
         write_whole(folder / "report.html", text)
     if "pdf" not in formats:
         return None
@@ -225,10 +230,12 @@ def _facts(root: Path, stem: Path, record: records.Record | None) -> list[dict[s
     commit = (record.code.get("commit") or "none")[:10]
     verdict = record.verification.get("verdict", "not yet")
     look = {"identical": "good", "within tolerance": "good", "different": "bad"}.get(verdict, "")
-    facts += [{"name": "Date", "value": "-".join(day.groups()) if day else now},
-              {"name": "Run", "value": f"`{record.id}`", "class": "run"},
-              {"name": "Commit", "value": f"`{commit}`{changed}"},
-              {"name": "Verified", "value": verdict, "class": look}]  # fmt: skip
+    facts += [
+        {"name": "Date", "value": "-".join(day.groups()) if day else now},
+        {"name": "Run", "value": f"`{record.id}`", "class": "run"},
+        {"name": "Commit", "value": f"`{commit}`{changed}"},
+        {"name": "Verified", "value": verdict, "class": look},
+    ]
     if found := record.headline:
         facts.append({"name": found[0].capitalize(), "value": found[1]})
     return facts
@@ -244,9 +251,9 @@ def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
         program = shutil.which("pandoc")
     if not program:
         raise LabError("pandoc is not installed; pip install -e '.[dev]' brings it")
-    command = [program, "tidy.json", "-f", READ, "-t", kind, "-o", output,
-               "--standalone", "--wrap=preserve", "--metadata-file=meta.json",
-               "--lua-filter", ASSETS / "report.lua", "--resource-path=.", *options]  # fmt: skip
+    files = ("tidy.json", "--metadata-file=meta.json", "--resource-path=.", "--output", output)
+    form = ("--from", READ, "--to", kind, "--standalone", "--wrap=preserve")
+    command = [program, *files, *form, "--lua-filter", ASSETS / "report.lua", *options]
     done = call(command, cwd=folder)
     if done.returncode:
         raise LabError(f"pandoc cannot write {output}: {done.stderr.strip()}")

@@ -23,10 +23,12 @@ def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[st
 
     What is called `seconds`, or `..._seconds` and `..._per_second`, is time, and no result.
     """
-    return [{"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
-            for key in old | new
-            if not (key.endswith(TIMES) and key in old and key in new)
-            and json.dumps(old.get(key)) != json.dumps(new.get(key))]  # fmt: skip
+    return [
+        {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
+        for key in old | new
+        if not (key.endswith(TIMES) and key in old and key in new)
+        and json.dumps(old.get(key)) != json.dumps(new.get(key))
+    ]
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ class Rerun:
         """Return the recorded variables that change numbers, and else those of this shell."""
         env = project_env(self.scratch / "code")
         paths = [Path(path).resolve() for path in env["PYTHONPATH"].split(os.pathsep)]
-        ours = {path: self.scratch / "code" / path.relative_to(self.root)  # not the working tree's
-                for path in paths if path.is_relative_to(self.root)}  # fmt: skip
+        ours = [path for path in paths if path.is_relative_to(self.root)]
+        # the recorded code's, not the working tree's
+        ours = {path: self.scratch / "code" / path.relative_to(self.root) for path in ours}
         env["PYTHONPATH"] = os.pathsep.join(str(ours.get(path, path)) for path in paths)
         recorded = self.old.environment.get("variables") or {}
         again = set(environment.VARIABLES) - set(NOT_SET_AGAIN)
@@ -73,9 +76,12 @@ class Rerun:
     def shell(self) -> dict[str, list[str]]:
         """Name the variables of this shell that gave way to the recorded ones."""
         recorded = self.old.environment.get("variables") or {}
-        lines = [f"{name}: {os.environ[name]} here, {recorded.get(name, 'none')} in both runs"
-                 for name in environment.VARIABLES if name not in NOT_SET_AGAIN
-                 and os.environ.get(name) not in (None, "", recorded.get(name))]  # fmt: skip
+        lines = [
+            f"{name}: {os.environ[name]} here, {recorded.get(name, 'none')} in both runs"
+            for name in environment.VARIABLES
+            if name not in NOT_SET_AGAIN
+            and os.environ.get(name) not in (None, "", recorded.get(name))
+        ]
         return {"shell": lines} if lines else {}
 
     def run(self) -> tuple[Record | None, str]:

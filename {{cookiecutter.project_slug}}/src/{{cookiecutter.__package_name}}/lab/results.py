@@ -13,16 +13,21 @@ MARKS = ("<!-- results -->", "<!-- /results -->")
 
 def _table(root: Path) -> str:
     """Write the README's results, a line for each report."""
-    lines = ["| experiment | data | model | epochs | seed | result | verified | run |",
-             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    lines = [
+        "| experiment | data | model | epochs | seed | result | verified | run |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, folder = Record(card.parent), card.parent.parent
         title = re.search(r"(?m)^# (.+)", read_half(folder / "README.md") or "")
         place = folder.relative_to(root).as_posix().replace(" ", "%20")
-        cells = [f"[{title[1] if title else folder.name}]({place}/)",
-                 *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
-                 " ".join(record.headline or "–").removeprefix("test "),
-                 record.verification.get("verdict", "not yet"), f"`{record.id}`"]  # fmt: skip
+        cells = [
+            f"[{title[1] if title else folder.name}]({place}/)",
+            *(str(record.config.get(key)) for key in ("dataset", "model", "epochs", "seed")),
+            " ".join(record.headline or "–").removeprefix("test "),
+            record.verification.get("verdict", "not yet"),
+            f"`{record.id}`",
+        ]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     return "\n".join(lines if len(lines) > 2 else ["No experiment is reported yet."])
 

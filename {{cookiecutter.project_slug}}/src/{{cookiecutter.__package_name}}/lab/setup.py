@@ -65,18 +65,22 @@ def _hooks(root: Path) -> bool:
     taken = git(root, "config", "--show-origin", "core.hooksPath", check=False).stdout
     if taken:
         origin, _, path = taken.rstrip("\n").partition("\t")
-        print(f"hooks: core.hooksPath is set to {path} ({origin}), and pre-commit cannot "
-              "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
-              "it is set there), then lab setup; or call from the hooks there: pre-commit run "
-              "--hook-stage pre-commit")  # fmt: skip
+        print(
+            f"hooks: core.hooksPath is set to {path} ({origin}), and pre-commit cannot "
+            "work beside it. Either: git config --unset-all core.hooksPath (with --global, if "
+            "it is set there), then lab setup; or call from the hooks there: pre-commit run "
+            "--hook-stage pre-commit"
+        )
         return False
     command = [sys.executable, "-m", "pre_commit", "install", "--install-hooks"]
     done = call(command, cwd=root, env=project_env(root))
     if done.returncode:
         reason = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        print(f"hooks: pre-commit could not install them: {''.join(reason)}\n"
-              "       It needs write permission in .git/hooks and, the first time, a package "
-              "registry; then: lab setup")  # fmt: skip
+        print(
+            f"hooks: pre-commit could not install them: {''.join(reason)}\n"
+            "       It needs write permission in .git/hooks and, the first time, a package "
+            "registry; then: lab setup"
+        )
         return False
     python = f"INSTALL_PYTHON={_shell_path(root, sys.executable)}"
     for name in HOOKS:

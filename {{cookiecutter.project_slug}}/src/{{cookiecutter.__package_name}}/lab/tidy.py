@@ -43,8 +43,8 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
                 others.append({"output_type": "stream", "name": "stdout", "text": trace})
             elif not any("widget-view" in kind for kind in part["data"]):
                 data = _figure(part, folder, section, counts) or part["data"]
-                shown = [(kind.replace("latex", "markdown"), data[kind]) for kind in SHOWN
-                         if kind in data][:1]  # fmt: skip
+                kinds = [kind for kind in SHOWN if kind in data][:1]
+                shown = [(kind.replace("latex", "markdown"), data[kind]) for kind in kinds]
                 others.append({"output_type": "display_data", "data": dict(shown), "metadata": {}})
         for part in others:
             texts = part.get("data", part)
@@ -64,8 +64,8 @@ def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> d
             write_whole(folder / path, picture if suffix == "svg" else base64.b64decode(picture))
             words = part.get("metadata", {}).get(kind, {})
             alt = words.get("alt") or f"Figure {counts[section]} of section {section}"
-            alt, caption = (re.sub(r'(["\\\[\]$*_`<])', r"\\\1", text) for text in
-                            (alt, words.get("caption") or ""))  # fmt: skip
+            texts = (alt, words.get("caption") or "")
+            alt, caption = (re.sub(r'(["\\\[\]$*_`<])', r"\\\1", text) for text in texts)
             return {"text/markdown": f'![{alt}]({path} "{caption}")'}
     return None
 

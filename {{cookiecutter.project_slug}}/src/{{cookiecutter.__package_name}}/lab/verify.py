@@ -172,9 +172,11 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
 def _strays(old: Record, again: Record | None) -> list[str]:
     """Name the files from elsewhere that only the run again imported."""
     known = {item["path"] for item in old.code.get("listed", [])}
-    return [f"{item['path']} was imported, and the record does not hold it"
-            for item in (again.code.get("listed", []) if again else ())
-            if Path(untilde(item["path"])).is_absolute() and item["path"] not in known]  # fmt: skip
+    return [
+        f"{item['path']} was imported, and the record does not hold it"
+        for item in (again.code.get("listed", []) if again else ())
+        if Path(untilde(item["path"])).is_absolute() and item["path"] not in known
+    ]
 
 
 def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:

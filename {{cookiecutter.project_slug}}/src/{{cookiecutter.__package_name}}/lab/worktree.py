@@ -66,8 +66,9 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
     here = (source / ".git").exists()
     head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
     if here and head == module["commit"] and state_of(source) == module["changes"]:
-        shutil.copytree(source, target, ignore=shutil.ignore_patterns(".git"),
-                        dirs_exist_ok=True, symlinks=True)  # fmt: skip
+        shutil.copytree(
+            source, target, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True, symlinks=True
+        )
         return
     target.mkdir(parents=True, exist_ok=True)
     checkout = (f"--work-tree={target}", "checkout", "--quiet", str(module["commit"]), "--", ".")
@@ -123,9 +124,10 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
             diff = ("diff", "--no-color", "--no-ext-diff", "--find-renames", *names)
             sources = ("--", ".", NOT_CODE, *NOT_ASIDE)
             lines = git(root, *diff, *sources, env=env).stdout.splitlines()
-            listed = [git(root, *diff, "--name-only", *which, env=env).stdout.splitlines()
-                      for which in (("--", ".", NOT_CODE), sources)]  # fmt: skip
-            aside = ", ".join(sorted(set(listed[0]) - set(listed[1])))
+            named = (*diff, "--name-only")
+            every = git(root, *named, *sources[:3], env=env).stdout.splitlines()
+            counted = git(root, *named, *sources, env=env).stdout.splitlines()
+            aside = ", ".join(sorted(set(every) - set(counted)))
             return lines + ([f"  changed, too, of no effect on a number: {aside}"] if aside else [])
     except (LabError, OSError) as error:
         commits = " -> ".join(str(record.code.get("commit"))[:12] for record in (one, other))
