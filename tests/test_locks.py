@@ -101,6 +101,20 @@ def test_a_python_that_is_limited_at_both_ends_is_locked_from_the_lower(project)
 
 
 @pytest.mark.slow
+def test_a_source_that_is_edited_while_it_is_solved_makes_the_lock_stale(project, tmp_path):
+    slow = tmp_path / "uv"
+    edit = """sed -i 's/^dependencies = \\[/&\\n  "einops>=0.8",/' """
+    slow.write_text(f'#!/bin/sh\n{shutil.which("uv")} "$@"\n{edit}{project.root}/pyproject.toml\n')
+    slow.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    project.lab("lock", env={"PATH": path, "CONDA_EXE": "", "MAMBA_EXE": ""})
+    assert "einops" in (project.root / "pyproject.toml").read_text(encoding="utf-8")
+    done = project.lab("lock", "--check")
+    assert "requirements.lock: pyproject.toml has changed since" in done.stdout
+    assert done.returncode == 1
+
+
+@pytest.mark.slow
 def test_locks_that_belong_to_their_sources_are_good(locked):
     done = locked.lab("lock", "--check", env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stdout

@@ -305,6 +305,21 @@ def test_a_report_is_of_the_notebook_as_the_hook_leaves_it(shared):
     assert "11_layout.py:1: its report is stale: the notebook changed" not in said
 
 
+def test_a_notebook_edited_while_it_is_executed_has_a_stale_report(shared):
+    edit = "from pathlib import Path; path = Path('02_meanwhile.py'); text = path.read_text()\n"
+    edit += "path.write_text(text.replace('Some words.', 'Other %s.' % 'words', 1))"
+    report = put(shared, notebook(s3=edit), "02_meanwhile")
+    done = shared.lab("report", "02_meanwhile", "--to", "md", check=True)
+    assert "its report is stale: the notebook changed since" in done.stdout
+    assert "Other words." not in (report / "README.md").read_text()
+    text = (shared.root / "notebooks/02_meanwhile.py").read_text()
+    assert text.count("Other words.") == 1
+    done = shared.lab("report", "02_meanwhile", "--to", "md", check=True)
+    assert "no code changed" in done.stdout
+    assert "the notebook changed since" not in done.stdout
+    assert (report / "README.md").read_text().count("Other words.") == 1
+
+
 def test_a_helper_beside_the_notebook_is_code_that_can_change(shared):
     helper = shared.root / "notebooks" / "helper_of_twelve.py"
     helper.write_text("FACTOR = 'one'\n")

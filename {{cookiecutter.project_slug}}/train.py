@@ -12,6 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))  # the code beside this file, whatever is installed
+# what is edited from here on, as while torch is imported, may not be what runs: `capture` says so
+WRITTEN = {p: p.lstat().st_mtime_ns for p in (*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py"))}
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +28,6 @@ from {{cookiecutter.__package_name}}.data import Split, Splits, load_splits
 from {{cookiecutter.__package_name}}.distributed import World, join_world
 from {{cookiecutter.__package_name}}.lab import checkpoints, records
 from {{cookiecutter.__package_name}}.lab.checkpoints import Checkpoints, StopSignals
-from {{cookiecutter.__package_name}}.lab.project import LabError
 from {{cookiecutter.__package_name}}.models import build_model, copy_of
 
 DATA, MODEL = 1, 2  # random streams: order and augmentation; what the model draws (dropout)
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
     """
     try:
         return run(sys.argv[1:] if argv is None else argv)
-    except (UserError, LabError) as error:
+    except (UserError, records.LabError) as error:
         message = str(error)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
@@ -61,7 +62,7 @@ def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
             raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
         config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
     world = join_world(config.device)
-    code = None if record or world.rank else records.capture(ROOT, argv)  # before anybody edits it
+    code = None if world.rank else records.capture(ROOT, argv, WRITTEN)  # before more is edited
     config = replace(config, device=world.device.type)
     seeding.make_repeatable(config.deterministic, config.threads)
     seeding.seed_everything(config.seed)
@@ -69,7 +70,7 @@ def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
     with StopSignals() as stop:
         training = Training(config, options, splits, world, stop)
         if record:
-            training.go_on(record)
+            training.go_on(record, code)
         elif world.rank == 0:
             training.begin(code)
         world.agree(0)  # a barrier on the CPU: NCCL would give up while rank 0 hashes
@@ -107,10 +108,8 @@ class Training:
         self.model = model.to(world.device)
         self.parallel = world.wrap(self.model, splits.input_shape)
         self.batches = TrainingBatches(splits, config, world, options.workers)
-        parameters, fused = self.model.parameters(), world.device.type != "mps"
-        self.optimizer = torch.optim.AdamW(
-            parameters, config.learning_rate, weight_decay=config.weight_decay, fused=fused
-        )
+        settings = {"weight_decay": config.weight_decay, "fused": world.device.type != "mps"}
+        self.optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, **settings)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, config.epochs * len(self.batches) + 1
         )
@@ -134,7 +133,7 @@ class Training:
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
-    def go_on(self, record: records.Record) -> None:
+    def go_on(self, record: records.Record, code: tuple[dict, bytes] | None) -> None:
         """Take up an unfinished run where its last checkpoint left it."""
         if (size := record.environment.get("world_size", 1)) != self.world.size:
             raise UserError(f"{record.id} was begun by {size} processes; give torchrun as many")
@@ -152,7 +151,7 @@ class Training:
             self.sums = state["sums"][self.world.rank].to(self.world.device)
             seeding.set_generator_states(state["generators"][self.world.rank], self.world.device)
         if self.record:
-            record.go_on(ROOT, self.progress.epoch, self.progress.step)
+            record.go_on(ROOT, self.progress.epoch, self.progress.step, code)
 
     def fit(self) -> bool:
         """Train until the last epoch; return False where `--stop-after-epochs` comes first."""

@@ -98,10 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
     verify.add_argument(
-        "--restore",
-        type=Path,
-        metavar="ENV_DIR",
-        help="make the recorded environment there, and run in it",
+        "--restore", type=Path, metavar="ENV_DIR", help="first make the recorded environment there"
     )
 
     command("logbook", "one page of all runs, runs/logbook.html, to open in a browser")
@@ -120,10 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
     submit.add_argument(
-        "arguments",
-        nargs="*",
-        metavar="ARGUMENT",
-        help="train.py's, after --; 0..4 means a job for each",
+        "arguments", nargs="*", metavar="ARGUMENT", help="train.py's, after --; 0..4: a job each"
     )
 
     merge = commands.add_parser("merge-driver")  # called by git alone, so without a line of help

@@ -221,7 +221,9 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     return found, listed
 
 
-def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
+def capture(
+    root: Path, argv: list[str], written: dict[Path, int] | None = None
+) -> tuple[dict[str, Any], bytes]:
     """Record the code as it is now; neither git's index nor the working tree is touched.
 
     Parameters
@@ -230,6 +232,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
         The project's, the top of a repository.
     argv : list of str
         The arguments of the run.
+    written : dict of Path to int, optional
+        When each file was written, in ns, as it stood before it was imported.
 
     Returns
     -------
@@ -237,7 +241,7 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
         What `code.json` holds: `commit`, `base`, `branch`, `remote` without credentials, `dirty`,
         `tree` (git's name for all that the patch restores), `sources` (a hash of the files among
         it that can change a number), `argv`, `package_path`, `submodules`, and `listed`: files
-        whose hash alone is kept. `warning` where a run cannot be verified.
+        whose hash alone is kept. `warning` where a run cannot be verified, or perhaps not.
     patch : bytes
         From `base` to the working tree, staged and untracked files included, ignored ones,
         `reports/`, secrets and large untracked files not.
@@ -279,4 +283,8 @@ def capture(root: Path, argv: list[str]) -> tuple[dict[str, Any], bytes]:
         hint = "no commit holds this code, so `lab verify` will not be able to run it again"
         described["warning"] = f"{hint}; `lab setup` makes a first commit ({error})"
         return described, b""
+    now = {path: path.lstat().st_mtime_ns for path in written or () if os.path.lexists(path)}
+    edited = [path for path, time in (written or {}).items() if now.get(path) != time]
+    if names := ", ".join(path.relative_to(root).as_posix() for path in edited[:5]):
+        described["warning"] = f"edited while it began, so other code may have run: {names}"
     return described, patch

@@ -53,13 +53,10 @@ def _torch() -> dict[str, Any]:
     text = torch.__config__.show()
     blas = re.search(r"BLAS_INFO=([\w-]+)", text)
     libraries = re.findall(r"(?m)^\s*- (Intel\(R\) (?:oneAPI )?(?:Math|MKL).+|OpenBLAS.+)$", text)
-    found = {
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda or torch.version.hip,
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "blas": "; ".join([*(blas.groups() if blas else ()), *libraries]),
-        "gpus": [],
-    }
+    found = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip}
+    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    found["blas"] = "; ".join([*(blas.groups() if blas else ()), *libraries])
+    found["gpus"] = []
     if torch.cuda.is_available():
         found["cudnn"] = torch.backends.cudnn.version()
         cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))

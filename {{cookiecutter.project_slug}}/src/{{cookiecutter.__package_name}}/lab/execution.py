@@ -41,7 +41,6 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
     cells.insert(tagged[0] + 1, cell)
     if "run" in parameters:
         _show_instead_of_training(cells)
-    notebook["metadata"]["lab"] = {"changed": sorted(parameters.keys() - {"run"})}
 
 
 def _show_instead_of_training(cells: list[dict]) -> None:
@@ -76,7 +75,7 @@ def take_outputs(notebook: dict, last: dict) -> None:
     """Put into `notebook` the outputs that the `last` report has under the same code."""
     for cell, executed in zip(_code(notebook), _code(last), strict=True):
         cell["outputs"] = executed["outputs"]
-    notebook["metadata"]["lab"] = last["metadata"]["lab"]
+    notebook["metadata"]["lab"] = last["metadata"]["lab"] | notebook["metadata"]["lab"]
 
 
 def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
@@ -126,7 +125,7 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
     executed = _plain(node)
     printed = "".join(part.get("text", "") for part in executed["cells"].pop()["outputs"])
     notebook["cells"] = executed["cells"]
-    notebook["metadata"].setdefault("lab", {}).update(code=code, run=printed.strip())
+    notebook["metadata"]["lab"] |= {"code": code, "run": printed.strip()}
 
 
 def _plain(node) -> dict:

@@ -149,10 +149,8 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     asked |= _stems(f.path for f in findings if f.mendable)
     asked -= _stems(f.path for f in findings if not f.mendable)
     if asked and _has_stash():
-        print(
-            "What is not staged may be put aside by pre-commit, so nothing is written. Type:\n"
-            "    lab sync; git add both halves; then commit again"
-        )
+        print("What is not staged may be put aside by pre-commit, so nothing is written. Type:")
+        print("    lab sync; git add both halves; then commit again")
         return True
     # a new notebook is as its author wrote it; but where one is gone, that one may be renamed
     added = index.keys() - head.keys() if head.keys() <= index.keys() else set()

@@ -132,9 +132,11 @@ def lock(root: Path, check: bool) -> int:
             print("no lock files yet; `lab lock` writes them")
         return int(any(found.values()))
     code = 0
-    for make, name in ((_lock_pip, "requirements.lock"), (_lock_conda, "conda-lock.yml")):
+    conda = (_lock_conda, "conda-lock.yml", ("environment.yml", "environment-gpu.yml"))
+    for make, name, asks in ((_lock_pip, "requirements.lock", ("pyproject.toml",)), conda):
         with tempfile.TemporaryDirectory() as scratch:
             try:
+                first = {one: _header(root, one) for one in asks}  # solving takes minutes
                 lacking = make(root, Path(scratch))
             except LabError as error:
                 lacking, code = str(error), 1
@@ -143,6 +145,6 @@ def lock(root: Path, check: bool) -> int:
                 continue
             for made in sorted(SOURCES.keys() & {path.name for path in Path(scratch).iterdir()}):
                 text = (Path(scratch) / made).read_text(encoding="utf-8")
-                write_whole(root / made, _header(root, SOURCES[made]) + text)
+                write_whole(root / made, first[SOURCES[made]] + text)
                 print(f"{made}: written")
     return code

@@ -204,7 +204,7 @@ class Record:
             file.flush()
             os.fsync(file.fileno())
 
-    def go_on(self, root: Path, epoch: int, step: int) -> None:
+    def go_on(self, root: Path, epoch: int, step: int, code: tuple | None = None) -> None:
         """Take the run up again in `root`, at `epoch` and `step`, both counted from 0.
 
         Rows of epochs that are trained again are dropped; what changed since the run is noted.
@@ -214,7 +214,7 @@ class Record:
         kept = epoch if epoch or step else -1  # all begins anew
         rows = [row for row in self.metrics if row.get("epoch", 0) <= kept]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        described, _ = capture(root, [])
+        described, _ = code or capture(root, [])  # `create` says which
         changes = worktree.differences(root, self.code)
         if described["sources"] != self.code.get("sources"):
             changes.append("the code changed since this run began")

@@ -94,11 +94,15 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
     if notebook is None:
         raise LabError(f"{ipynb} is no notebook of nbformat 4; restore it with git, or save it")
     execution.set_parameters(notebook, parameters)
+    said = f"sha256 {digest(read_cells(pairs.read_half(script) or ''))}"  # it may be edited soon
+    changed = parameters.keys() - {"run"}
+    said = "not as it stands: with other parameters" if changed else said
+    notebook["metadata"]["lab"] = {"said": said}
     target = _target(root, stem)
     code = execution.code_digest(root, notebook)
     made = target / "report.ipynb"
     last = nbfilter.parse(made.read_bytes()) if made.exists() else None
-    if records.Record(target / "run").code.get("warning"):  # made when there was no commit
+    if records.Record(target / "run").code.get("warning"):  # made without a commit, or edited
         head = git(root, "rev-parse", "-q", "--verify", "HEAD", check=False)
         again = again or not head.returncode
     if not again and last and last["metadata"].get("lab", {}).get("code") == code:
@@ -162,20 +166,15 @@ def _render(root, stem, notebook, folder, formats, with_code=False):
     if "md" in formats:
         _pandoc(folder, "gfm", "README.md", "--template", ASSETS / "report.md")
         text = (folder / "README.md").read_text(encoding="utf-8").rstrip()
-        cells = read_cells(pairs.read_half(pairs.half(stem, ".py")))
-        changed = notebook["metadata"].get("lab", {}).get("changed")
-        said = "not as it stands: with other parameters" if changed else f"sha256 {digest(cells)}"
-        write_whole(folder / "README.md", f"{text}\n\n<!-- from notebooks/{name}.py, {said} -->\n")
+        source = f"notebooks/{name}.py, {notebook['metadata']['lab']['said']}"
+        write_whole(folder / "README.md", f"{text}\n\n<!-- from {source} -->\n")
     if "html" in formats:
         style = (ASSETS / "report.css").read_text(encoding="utf-8")
         options = ("--mathml", "--embed-resources", "--toc", "--toc-depth=2", f"-Vstyles={style}")
         _pandoc(folder, "html", "report.html", "--template", ASSETS / "report.html", *options)
         # combining characters, which pandoc writes as accents, stand beside their letter
-        text = re.sub(
-            '(?<=accent="true">).(?=<)',
-            lambda found: ACCENTS.get(found[0], found[0]),
-            (folder / "report.html").read_text(encoding="utf-8"),
-        )
+        text = (folder / "report.html").read_text(encoding="utf-8")
+        text = re.sub('(?<=accent="true">).(?=<)', lambda m: ACCENTS.get(m[0], m[0]), text)
         write_whole(folder / "report.html", text)
     if "pdf" not in formats:
         return None

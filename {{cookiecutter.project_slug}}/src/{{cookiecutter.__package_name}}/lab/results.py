@@ -8,15 +8,13 @@ from .pairs import read_half
 from .project import LabError, write_whole
 from .records import Record
 
+TITLES = ("experiment", "data", "model", "epochs", "seed", "result", "verified", "run")
 MARKS = ("<!-- results -->", "<!-- /results -->")
 
 
 def _table(root: Path) -> str:
     """Write the README's results, a line for each report."""
-    lines = [
-        "| experiment | data | model | epochs | seed | result | verified | run |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = [f"| {' | '.join(TITLES)} |", "|---" * len(TITLES) + "|"]
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, folder = Record(card.parent), card.parent.parent
         title = re.search(r"(?m)^# (.+)", read_half(folder / "README.md") or "")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from . import environment, worktree
+from .cards import CARD
 from .project import LabError, git, package_of, untilde, write_whole
 from .records import Record, capture, find
 from .rerun import Rerun, unlike
@@ -43,12 +44,17 @@ def verify(
 
         python = rebuild.rebuild(record.environment, package_of(root), restore)
     with _cleaning_up(root) as scratch:
-        patch = (record.path / "code.patch").read_bytes()
+        kept = scratch / "record" / record.path.name  # git may put another card there meanwhile
+        needed = {*CARD, "predictions.npz"}
+        shutil.copytree(record.path, kept, ignore=lambda _, names: set(names) - needed)
+        patch = (kept / "code.patch").read_bytes()
         worktree.restore(root, record.code, patch, scratch / "code")
         first = f", its first {epochs} epochs" if epochs else ""
         print(f"running {record.id} again{first}, at {record.code['base'][:12]}", file=sys.stderr)
-        verdict = _judge(Rerun(root, record, python, scratch, epochs), tolerance)
+        verdict = _judge(Rerun(root, Record(kept), python, scratch, epochs), tolerance)
     _tell(verdict)  # first: the record may lie where nobody may write
+    if record.result != verdict["result"]:
+        raise LabError(f"{record.path} holds another run by now; this verdict is not kept")
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
     if (root / "reports").resolve() in record.path.resolve().parents:
         print("  show it: lab report --readme; git add reports README.md; or: git restore reports")
@@ -135,6 +141,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     code = worktree.differences(rerun.root, old.code) + _strays(old, again)
     for stop in old.code.get("resumes", []):
         code += [f"at epoch {stop.get('epoch')}: {change}" for change in stop.get("changes", [])]
+    code += [old.code["warning"]] if "warning" in old.code else []
     if code:
         causes["code"] = code
     weak = ("settings", "platform")  # they differ after months, and seldom explain anything
@@ -171,12 +178,10 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
 
 def _strays(old: Record, again: Record | None) -> list[str]:
     """Name the files from elsewhere that only the run again imported."""
-    known = {item["path"] for item in old.code.get("listed", [])}
-    return [
-        f"{item['path']} was imported, and the record does not hold it"
-        for item in (again.code.get("listed", []) if again else ())
-        if Path(untilde(item["path"])).is_absolute() and item["path"] not in known
-    ]
+    listed = [one.code.get("listed", []) if one else () for one in (old, again)]
+    known, paths = ([item["path"] for item in items] for items in listed)
+    new = [path for path in paths if path not in known and Path(untilde(path)).is_absolute()]
+    return [f"{path} was imported, and the record does not hold it" for path in new]
 
 
 def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:
