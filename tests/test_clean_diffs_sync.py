@@ -217,6 +217,19 @@ def test_edits_between_two_commits_go_on_from_the_last_sync(pair):
     assert "second = 22" in new.says()
 
 
+def test_backups_of_a_large_notebook_do_not_fill_the_disk(pair):
+    for number in range(8):
+        pair.execute("a long output " * 30_000)
+        pair.edit_py("second = ", f"second = {number} + ")
+        pair.sync()
+    backup = pair.project.root / ".git" / "lab" / "backup"
+    large = [path for path in backup.rglob("*.ipynb") if path.stat().st_size > 1_000_000]
+    assert 0 < len({path.relative_to(backup).parts[0] for path in large}) <= 3
+    pair.sync("--undo")
+    assert "second = 7 + 6" in pair.py.read_text(encoding="utf-8")
+    assert any(said.startswith("second = 6 + 5") for said in pair.outputs())
+
+
 def test_new_halves_that_differ_with_no_commit_to_tell_are_refused(pair):
     new = Pair(pair.project, "notebooks/02_new").make([["# Other"], "second = 2"])
     new.edit_py("second = 2", "second = 22")

@@ -104,6 +104,55 @@ print(json.dumps("drawn"))
     assert draw(trained, code) == "drawn"
 
 
+def test_many_classes_and_long_names_are_legible(trained):
+    code = """
+from types import SimpleNamespace
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+generator = np.random.default_rng(0)
+
+def fake(names):
+    classes, labels = len(names), generator.integers(0, len(names), 1000)
+    scores = generator.random((1000, classes)) + np.eye(classes)[labels] * 0.4
+    images = generator.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    return SimpleNamespace(
+        data={"class_names": names, "class_counts": {
+            split: [90] * classes for split in ("train", "validation", "test")}},
+        samples={"images": images, "augmented": images, "normalised": images / 128 - 1.0,
+                 "labels": np.arange(16) % classes},
+        predictions={"labels": labels, "probabilities": scores, "wrong_images": images,
+                     "wrong_index": np.flatnonzero(scores.argmax(1) != labels)[:16]},
+    )
+
+def shown(kind, names):
+    chart = getattr(figures, kind)(fake(names))
+    canvas = FigureCanvasAgg(chart)
+    canvas.draw()
+    return chart, np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
+
+bars = shown("class_distribution", [str(number) for number in range(200)])[1]
+blue = int((abs(bars - (0, 0x72, 0xB2)).sum(-1) < 60).sum())
+long = [f"species_{number}_of_the_northern_hemisphere" for number in range(10)]
+heights, overlaps = {}, {}
+for kind in ("class_distribution", "confusion_matrix"):
+    heights[kind] = shown(kind, long)[0].axes[0].get_position().height
+for kind, columns in (("samples", 10), ("confident_mistakes", 6)):
+    for names in (long, ["Abyssinian_cat"] * 10):
+        row = shown(kind, names)[0].axes[:columns]
+        boxes = [axes.title.get_window_extent() for axes in row]
+        overlaps[f"{kind} {names[0]}"] = int(sum(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:])))
+right = shown("roc_curves", long)[0].axes[1]
+(left, end), (low, high) = right.get_xlim(), right.get_ylim()
+points = np.concatenate([line.get_xydata() for line in right.get_lines()[1:]])
+seen = int(((points[:, 0] < end) & (points[:, 1] > low) & (points[:, 1] < 1)).sum())
+print(json.dumps([blue, heights, overlaps, seen]))
+"""
+    blue, heights, overlaps, seen = draw(trained, code)
+    assert blue > 10_000
+    assert min(heights.values()) > 0.2, heights
+    assert not any(overlaps.values()), overlaps
+    assert seen > 10  # of a model that is no good there is something in the enlarged corner
+
+
 def test_one_epoch_is_enough_for_every_curve(trained):
     code = """
 from types import SimpleNamespace
@@ -133,6 +182,7 @@ def test_a_run_that_diverged_is_valid_json_and_is_drawn(repository):
         json.loads(text, parse_constant=pytest.fail)  # NaN is none of JSON's words
     code = "print(json.dumps([getattr(figures, kind)(record).title for kind in kinds[2:5]]))"
     assert any("diverged" in title for title in draw(repository, code))
+    repository.lab("report", "01_baseline", "--run", "latest", "--to", "md", check=True)
 
 
 def test_a_run_that_diverged_at_once_has_every_chart(repository):

@@ -221,6 +221,17 @@ def test_a_large_untracked_file_is_listed_with_its_hash(repository, tmp_path):
     assert len(patch) < 3000
 
 
+def test_results_of_no_end_leave_room_for_code_that_git_does_not_know(repository, tmp_path):
+    (repository.root / "predictions").mkdir()
+    for number in range(60):
+        (repository.root / "predictions" / f"{number:02}.bin").write_bytes(os.urandom(100_000))
+    (repository.root / "src" / repository.package / "wide.py").write_text("WIDTH = 300\n" * 500)
+    described, patch = capture(repository, tmp_path / "out")
+    assert "too much untracked" in {item["why"] for item in described["listed"]}
+    assert not [item for item in described["listed"] if item["path"].endswith(".py")]
+    assert patch.count(b"+WIDTH = 300") == 500
+
+
 def test_home_folders_become_a_tilde(repository, tmp_path):
     home = {"HOME": str(tmp_path)}
     script = CAPTURE.format(package=repository.package, out=str(tmp_path))

@@ -123,6 +123,16 @@ def test_long_outputs_and_code_are_folded(tidied):
         assert "<summary>Messages</summary>" in text
 
 
+def test_what_fills_pages_is_whole_in_the_html_alone(shared):
+    text = notebook(s6="print('\\n'.join(f'step {number}' for number in range(20_000)))")
+    report = put(shared, text, "02_pages")
+    shared.lab("report", "02_pages", "--to", "md,html", check=True)
+    assert "step 12345" in (report / "report.html").read_text(encoding="utf-8")
+    page = (report / "README.md").read_text(encoding="utf-8")
+    assert "… 19994 lines, see the HTML …" in page
+    assert len(page) < 10_000
+
+
 def test_formulas_are_set_in_each_format(tidied):
     readme = (tidied / "README.md").read_text(encoding="utf-8")
     assert "$`\\mathcal{L}`$" in readme or "$\\mathcal{L}$" in readme
@@ -318,6 +328,24 @@ def test_a_notebook_edited_while_it_is_executed_has_a_stale_report(shared):
     assert "no code changed" in done.stdout
     assert "the notebook changed since" not in done.stdout
     assert (report / "README.md").read_text().count("Other words.") == 1
+
+
+def test_what_is_too_large_for_a_record_card_is_refused_before_the_training(shared):
+    report = put(shared, notebook(s5="%run ../train.py --epochs 1"), "02_large")
+    data = shared.root / "results.bin"
+    for number in range(3):
+        data.with_name(f"results_{number}.bin").write_bytes(os.urandom(90_000))
+    try:
+        done = shared.lab("report", "02_large", "--to", "md")
+        assert done.returncode == 2
+        assert "too much for a report; commit, or let git ignore" in done.stderr
+        assert not (report / "report.ipynb").exists()
+        with (shared.root / ".gitignore").open("a") as ignored:
+            ignored.write("results_*.bin\n")
+        shared.lab("report", "02_large", "--to", "md", check=True)
+    finally:
+        for number in range(3):
+            data.with_name(f"results_{number}.bin").unlink()
 
 
 def test_a_helper_beside_the_notebook_is_code_that_can_change(shared):

@@ -178,7 +178,7 @@ chosen = {row["epoch"]: row for row in record.metrics}[result["best_epoch"]]
 validated = chosen["validation_accuracy"]
 Markdown(
     f"Tested once, with the weights of epoch {result['best_epoch']}: accuracy "
-    f"**{result['test_accuracy']:.2%}**, loss {result['test_loss']:.4f}. The run is `{record.id}`. "
+    f"**{result['test_accuracy']:.2%}**. The run is `{record.id}`. "
     f"Of the validation images {validated:.2%} are right; the nearest neighbour had {neighbour:.2%}."
 )
 

@@ -50,13 +50,18 @@ def _chart(title: str, caption: str, panels=(1, 1), height=2.7):
         return chart, chart.subplots(*panels, squeeze=False)
 
 
+def _names(source: Any) -> list[str]:
+    """Return the names of the classes, long ones without their middle."""
+    return [n if len(n) < 17 else f"{n[:7]}…{n[-8:]}" for n in source.data["class_names"]]
+
+
 def _name_ticks(axis, names: list) -> None:
     """Write class names along an axis, every n-th where not all fit."""
     step = -(-len(names) // MANY)
     long = max(len(str(name)) for name in names) * len(names) / step > 60
     axis.set_ticks(range(0, len(names), step), names[::step])
-    if axis.axis_name == "x" and long:
-        axis.set_tick_params(rotation=90)
+    if long:
+        axis.set_tick_params(labelsize=7, rotation=90 if axis.axis_name == "x" else 0)
 
 
 def _draw(axes, image: np.ndarray, low: float, high: float, title: str = "") -> None:
@@ -64,22 +69,21 @@ def _draw(axes, image: np.ndarray, low: float, high: float, title: str = "") -> 
     pixels = ((image - low) / max(high - low, 1e-9)).clip(0, 1)
     axes.imshow(pixels if pixels.shape[-1] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8)
+    letters = max(map(len, title.split("\n"))) * axes.get_gridspec().ncols  # of a whole row
+    axes.set_title(title, fontsize=min(8, 700 / max(letters, 1)))
 
 
 def class_distribution(source: Any) -> Chart:
     """Draw how many samples of each class each split of `source` has, as grouped bars."""
-    names, counts = source.data["class_names"], source.data["class_counts"]
+    names, counts = _names(source), source.data["class_counts"]
     sizes = ", ".join(f"{sum(values):,} {split}" for split, values in counts.items())
-    share = max(counts["train"]) / max(min(counts["train"]), 1)
-    chart, [[axes]] = _chart(
-        f"The largest class is {share:.2f} times the smallest (training split)",
-        f"Samples of each class in each split: {sizes}.",
-    )
+    share = max(counts["train"]) / least if (least := min(counts["train"])) else float("inf")
+    title = f"The largest class is {share:.2f} times the smallest (training split)"
+    chart, [[axes]] = _chart(title, f"Samples of each class in each split: {sizes}.")
     for index, (split, values) in enumerate(counts.items()):
         places = np.arange(len(names)) + (index - 1) * 0.27
         look = {"color": COLOURS[index], "hatch": ("", "///", "...")[index], "edgecolor": "white"}
-        axes.bar(places, values, width=0.27, label=split, **look)
+        axes.bar(places, values, width=0.27, label=split, lw=len(names) <= MANY, **look)
     _name_ticks(axes.xaxis, names)
     axes.grid(visible=False, axis="x")
     axes.set(xlabel="class", ylabel="samples")
@@ -89,7 +93,7 @@ def class_distribution(source: Any) -> Chart:
 
 def samples(source: Any, columns: int = 10) -> Chart:
     """Draw `columns` training samples of `source` as stored, augmented and normalised."""
-    sheet, names = source.samples, source.data["class_names"]
+    sheet, names = source.samples, _names(source)
     columns = min(columns, len(sheet["labels"]))
     low, high = float(sheet["normalised"].min()), float(sheet["normalised"].max())
     caption = (
@@ -122,7 +126,7 @@ def learning_curves(record: Record) -> Chart:
             panel.plot([line["epoch"] for line in lines], values, marker=".", **look)
         panel.axvline(best, color="0.3", linestyle=":")
         panel.set(title=name.replace("_", " "), xlabel="epoch")
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
     if (np.array([line["train_loss"] for line in lines], dtype=float) > 0).any():
         axes[0].set_yscale("log")  # a run that diverged at once has nothing to scale
     axes[1].legend(loc="lower right", frameon=False)
@@ -136,8 +140,7 @@ def gradient_norm(record: Record) -> Chart:
     title = f"The training diverged: in {len(norms) - len(known)} epochs there is no norm"
     if len(known) == len(norms):
         title = f"The gradient's norm stays between {known.min():.2g} and {known.max():.2g}"
-    caption = "L2 norm of the gradients, the mean of the steps of each epoch; a logarithmic scale."
-    chart, [[axes]] = _chart(title, caption, height=2.0)
+    chart, [[axes]] = _chart(title, "L2 norm of the gradients, the mean of each epoch.", height=2.0)
     axes.plot([line["epoch"] for line in record.metrics], norms, marker=".", color=COLOURS[0])
     axes.set(xlabel="epoch", ylabel="gradient norm", yscale="log" if known.any() else "linear")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -146,7 +149,7 @@ def gradient_norm(record: Record) -> Chart:
 
 def confusion_matrix(record: Record) -> Chart:
     """Draw which class is taken for which on the test set: shares by colour, counts as numbers."""
-    names, labels = record.data["class_names"], record.predictions["labels"]
+    names, labels = _names(record), record.predictions["labels"]
     said = record.predictions["probabilities"].argmax(1)
     counts = metrics.confusion_matrix(labels, said, labels=range(len(names)))
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -170,7 +173,7 @@ def confusion_matrix(record: Record) -> Chart:
 
 def roc_curves(record: Record) -> Chart:
     """Draw the ROC of each class against the rest, and the micro average, with their areas."""
-    names, scores = record.data["class_names"], np.nan_to_num(record.predictions["probabilities"])
+    names, scores = _names(record), np.nan_to_num(record.predictions["probabilities"])
     truth = record.predictions["labels"][:, None] == np.arange(len(names))
     tested = [index for index in range(len(names)) if truth[:, index].any()]
     curves = {index: metrics.roc_curve(truth[:, index], scores[:, index])[:2] for index in tested}
@@ -191,13 +194,14 @@ def roc_curves(record: Record) -> Chart:
         panel.plot(*micro, color="0.4", linewidth=4, alpha=0.4, label="micro average")
         panel.set(xlabel="false positive rate", ylabel="true positive rate")
     axes[0].legend(title="class: AUC", loc="lower right", fontsize=8)
-    axes[1].set(xlim=(-0.002, 0.1), ylim=(0.9, 1.002))
+    corner = max(0.1, 2 * np.maximum(micro[0], 1 - micro[1]).min())  # where the curves bend
+    axes[1].set(xlim=(-corner / 50, corner), ylim=(1 - corner, 1 + corner / 50))
     return chart
 
 
 def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     """Draw the `columns` wrong predictions of which the model was surest, with both labels."""
-    names, found = record.data["class_names"], record.predictions
+    names, found = _names(record), record.predictions
     wrong = found["wrong_index"][: 2 * columns]
     rows = -(-len(wrong) // columns)
     title, caption = "There are no mistakes", "All test images are classified correctly."
@@ -208,7 +212,7 @@ def confident_mistakes(record: Record, columns: int = 6) -> Chart:
     for panel in axes.flat[len(wrong) :]:
         panel.set_axis_off()
     for index, image, panel in zip(wrong, found["wrong_images"], axes.flat, strict=False):
-        scores, true = found["probabilities"][index], names[found["labels"][index]]
-        said = names[scores.argmax()]
-        _draw(panel, image, 0, 255, f"true {true}, said {said}\n({scores.max():.0%})")
+        true, scores = names[found["labels"][index]], found["probabilities"][index]
+        title = f"true {true}\nsaid {names[scores.argmax()]} ({scores.max():.0%})"
+        _draw(panel, image, 0, 255, title)
     return chart

@@ -30,10 +30,7 @@ def write_card(record: Any, folder: Path) -> None:
         If the changes since the base commit are too large for a card.
     """
     patch = record.path / "code.patch"
-    if patch.exists() and patch.stat().st_size > CARD_BYTES:
-        size = patch.stat().st_size // 1000
-        hint = "commit them, merge or push them to the default branch, and run again"
-        raise LabError(f"the code of {record.id} is a patch of {size} KB; {hint}")
+    refuse_large(patch.stat().st_size if patch.exists() else 0)
     folder.mkdir(parents=True, exist_ok=True)
     there = type(record)(folder)
     if there.id != record.id:
@@ -42,6 +39,14 @@ def write_card(record: Any, folder: Path) -> None:
     for name in CARD if new > old else CARD[:-1]:  # the last is the verdict
         if (record.path / name).exists():
             write_whole(folder / name, (record.path / name).read_bytes())
+
+
+def refuse_large(size: int) -> None:
+    """LabError if a patch of `size` bytes is too much for a card."""
+    if size > CARD_BYTES:
+        way = "commit, or let git ignore, what `git status` lists; push what is committed, on a "
+        way += "branch merge it, too; then: lab report NAME --again"
+        raise LabError(f"the code is a patch of {size // 1000} KB, too much for a report; {way}")
 
 
 def finite(values: dict[str, Any]) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
     for option in ("--no-assume-unchanged", "--no-skip-worktree") if hidden else ():
         update([path for path in hidden if os.path.lexists(root / path)], option)
     listed, kept, held = [], [], 0
-    for path in names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", NOT_CODE):
+    others = names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", NOT_CODE)
+    for path in sorted(others, key=lambda path: not path.endswith(".py")):  # code before results
         if path.endswith("/"):  # a repository within: named as a submodule, by its commit
             continue
         try:

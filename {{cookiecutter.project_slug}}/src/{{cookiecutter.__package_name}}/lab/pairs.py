@@ -15,6 +15,8 @@ from .percent import build, has_markers, is_paired, merge_rest, normal, refuse_o
 from .project import LabError, git, write_whole
 
 BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
+WHOLE = 3  # of these; of the others, the .py tells enough where the .ipynb is large
+LARGE = 1_000_000  # bytes
 
 
 def _read(path: Path) -> bytes | None:
@@ -226,6 +228,10 @@ def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
             refused += 1
     for name in changed:
         print(f"{name}: brought in step")
-    for old in sorted(backup.parent.glob("*"))[:-BACKUPS]:
+    kept = sorted(backup.parent.glob("*"))
+    for old in kept[:-BACKUPS]:
         shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
+    for path in [path for old in kept[:-WHOLE] for path in old.rglob("*.ipynb")]:
+        if path.exists() and path.stat().st_size > LARGE:
+            path.unlink(missing_ok=True)
     return changed, refused

@@ -75,7 +75,7 @@ local function text_output(block)
   local _, count = block.text:gsub("\n", "\n")
   if count < folded then
     return { plain(block) }
-  elseif web then
+  elseif FORMAT:match("html") or web and count < 1000 then -- a page is to be read
     return details("output", "Output, " .. (count + 1) .. " lines", { plain(block) })
   end
   local lines = {}

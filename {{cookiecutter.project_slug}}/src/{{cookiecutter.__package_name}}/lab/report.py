@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from . import execution, nbfilter, pairs, records
+from .cards import refuse_large
 from .checks import findings
 from .notebooks import digest, plainly_in_step, read_cells
 from .project import LabError, call, git, write_whole
@@ -109,6 +110,8 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
+    if any("train.py" in nbfilter.source(cell) for cell in notebook["cells"]):
+        refuse_large(len(records.capture(root, [])[1]))  # now, not when hours are spent
     try:
         execution.execute(root, stem, notebook, code)
     except execution.CellError as failure:
