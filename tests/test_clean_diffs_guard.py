@@ -137,6 +137,7 @@ def stage_blob(pair, path, data):
         ("invalid", "no notebook"),
         ("markers", "conflict markers"),
         ("contradiction", "nbstripout"),
+        ("large", "over 1 MB without its outputs"),
     ],
 )
 def test_an_unclean_blob_is_refused_with_what_to_type(pair, harm, said):
@@ -152,6 +153,8 @@ def test_an_unclean_blob_is_refused_with_what_to_type(pair, harm, said):
         cell["metadata"]["collapsed"] = True
     if harm == "contradiction":
         cell["metadata"] = {"keep_output": False, "tags": ["keep_output"]}
+    if harm == "large":
+        nb["cells"][0]["attachments"] = {"pasted.png": {"image/png": "iVBO" * 300_000}}
     data = json.dumps(nb, indent=4 if harm == "spacing" else 1, sort_keys=True) + "\n"
     if harm == "invalid":
         data = data[:-5]

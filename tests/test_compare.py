@@ -159,6 +159,41 @@ def test_a_metric_of_ones_own_is_averaged_and_splits_no_group(repository, runs):
     assert "0.6 ± 0.1" in repository.lab("runs", "--group", check=True).stdout
 
 
+def test_an_epochs_metric_is_asked_of_every_run_also_beside_an_unfinished_one(repository):
+    folder = repository.root / "runs"
+    for number in range(3):
+        make_record(folder, number, finished=number < 2)
+    for options in (("--where", "validation_accuracy>0"), ("--sort", "validation_accuracy")):
+        shown = repository.lab("runs", *options, check=True).stdout
+        assert shown.count("finished") == 3
+        assert all(f"{row['validation_accuracy']:.4g}" in shown for row in rows(repository))
+
+
+def test_fields_and_results_that_end_in_sd_are_what_they_are_called(repository):
+    folder = repository.root / "runs"
+    for number in range(2):
+        result = make_record(folder, number, noise_sd=0.1) / "result.json"
+        more = {"test_mae": 1.0 + number, "test_mae_sd": 0.25}
+        result.write_text(json.dumps(json.loads(result.read_text()) | more))
+    assert "0.25" in repository.lab("runs", check=True).stdout
+    (group,) = rows(repository, "--group")
+    assert (group["test_mae"], group["noise_sd"]) == (1.5, 0.1)
+    assert group["test_mae_sd"] == pytest.approx(0.5**0.5)  # over the seeds
+    assert "1.5 ± 0.71" in repository.lab("runs", "--group", check=True).stdout
+
+
+def test_a_value_written_as_0_or_0_0_is_one_value(repository):
+    for number, value in enumerate((0, 0.0, 0.5)):
+        make_record(repository.root / "runs", number, dropout=value)
+    assert sorted(group["seeds"] for group in rows(repository, "--group")) == [1, 2]
+
+
+def test_a_folder_of_ones_own_is_not_the_latest_run(repository):
+    run = make_record(repository.root / "runs", 1)
+    (run.parent / "2027_old").mkdir()
+    assert run.name in repository.lab("compare", "latest", "latest").stdout
+
+
 def test_runs_of_different_code_are_different_groups(repository, runs):
     for number, folder in enumerate(sorted(runs.glob("*resnet18*"))):
         content = json.loads((folder / "code.json").read_text())

@@ -105,6 +105,20 @@ def test_a_pdf_that_cannot_be_set_takes_nothing_else_with_it(shared):
 
 
 @pytest.mark.torch
+def test_a_report_that_names_no_run_any_more_has_no_card_of_one(trained, tmp_path):
+    shutil.copytree(trained.root, tmp_path / "lab", symlinks=True)
+    project = Project(tmp_path / "lab")
+    find = f"from {project.package}.lab.records import find\nfrom pathlib import Path\n"
+    text = notebook(s5=find + "record = find(Path.cwd().parent, 'latest')")
+    report = put(project, text)
+    project.lab("report", "02_small", "--to", "md", "--readme", check=True)
+    assert (report / "run" / "result.json").exists()
+    put(project, text.replace("record = find(", "found = find("))
+    project.lab("report", "02_small", "--to", "md", "--readme", check=True)
+    assert not (report / "run").exists()
+    assert "No experiment is reported yet." in (project.root / "README.md").read_text()
+
+
 def test_a_run_is_not_put_in_the_place_of_two(shared, trained):
     shutil.copytree(trained.root / "runs", shared.root / "runs")
     cell = "%run ../train.py --epochs 1 --seed {}\n"

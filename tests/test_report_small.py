@@ -251,6 +251,30 @@ def test_what_a_cell_shows_is_shown_once_in_its_richest_form(rich):
     assert "plain" not in pdf_text(rich / "report.pdf")
 
 
+def test_corners_of_prose_and_paths_are_whole_in_each_format(shared):
+    picture = base64.b64encode(PNG).decode()
+    text = notebook(
+        p1=f"![drawn](data:image/png;base64,{picture})\n\nfirst line<br>second line\n\n### Details",
+        p2="[to](#Übersicht) and [details](#Details)\n\n### Übersicht\n\nx\n\n### Details",
+        s3="from pathlib import Path; root = Path.cwd().parent; print(root, f'{root}-data/x',"
+        " f'https://example.org{root}/y', sep='\\n')",
+    )
+    report = put(shared, text, "12_corners")
+    done = shared.lab("report", "12_corners")
+    assert done.returncode == 0, done.stdout + done.stderr
+    readme = (report / "README.md").read_text(encoding="utf-8")
+    page = (report / "report.html").read_text(encoding="utf-8")
+    pdf = pdf_text(report / "report.pdf")
+    (kept,) = (report / "figures").iterdir()
+    assert kept.read_bytes() == PNG
+    assert f"(figures/{kept.name})" in readme
+    assert picture in page
+    assert re.search(r"first line\s+second line", pdf)
+    assert "(#übersicht)" in readme
+    assert 'href="#übersicht"' in page
+    assert f".\n{shared.root}-data/x\nhttps://example.org{shared.root}/y" in html.unescape(page)
+
+
 def test_what_jupyter_shows_of_prose_is_in_each_format(rich):
     readme = (rich / "README.md").read_text(encoding="utf-8")
     assert "alpha &= omega" in readme
@@ -491,6 +515,13 @@ def test_the_mark_of_a_report_made_with_other_parameters_is_stale(tidied, shared
 def test_an_executed_notebook_is_plain_json_of_nbformat_4(tidied):
     content = json.loads((tidied / "report.ipynb").read_text(encoding="utf-8"))
     assert content["nbformat"] == 4
+
+
+def test_parameters_that_are_no_python_are_refused_in_one_line(shared):
+    put(shared, notebook().replace("steps = 3", "steps = !ls"), "04_odd")
+    done = shared.lab("report", "04_odd", "-p", "steps", "1")
+    assert done.returncode == 2
+    assert "lab: the cell tagged `parameters` is no plain Python" in done.stderr
 
 
 def test_a_magic_in_the_parameters_cell_is_no_obstacle(pristine):

@@ -171,6 +171,7 @@ def test_the_package_of_another_project_is_refused(repository, bake, tmp_path):
 def test_tuples_and_plain_words_with_a_dash_come_back_as_they_were(repository):
     path = repository.root / "src" / repository.package / "config.py"
     fields = "    widths: tuple[int, ...] = (32, 64)\n    tag: str = 'none'\n"
+    fields += "    lambda_: float = 0.5\n    use_x: bool = False\n"  # lambda is a word of Python's
     mark = "    deterministic: bool"
     path.write_text(path.read_text().replace(mark, fields + mark, 1))
     train = repository.root / "train.py"

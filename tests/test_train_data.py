@@ -222,6 +222,19 @@ def test_an_image_that_is_neither_png_nor_jpg_is_refused_and_not_left_out(reposi
     repository.train(*FOLDER, check=True)
 
 
+def test_images_behind_a_linked_folder_are_not_left_out(repository, tmp_path):
+    write_folder(repository.root / "data", ("train", "test"))
+    (repository.root / "data" / "train" / "dark").rename(tmp_path / "more")
+    (repository.root / "data" / "train" / "dark" / "of").mkdir(parents=True)
+    (repository.root / "data" / "train" / "dark" / "of" / "old").symlink_to(tmp_path / "more")
+    repository.train(*FOLDER, check=True)
+    data = json.loads((repository.runs()[-1] / "data.json").read_text())
+    counts = data["class_counts"]
+    dark = counts["train"][data["class_names"].index("dark")]
+    dark += counts["validation"][data["class_names"].index("dark")]
+    assert dark == len(list((tmp_path / "more").iterdir()))
+
+
 def test_a_damaged_image_of_the_test_set_ends_a_streamed_run_before_it_begins(repository):
     write_folder(repository.root / "data", ("train", "val", "test"))
     broken = max((repository.root / "data" / "test" / "dark").iterdir())

@@ -149,6 +149,24 @@ def test_a_signal_saves_and_exits_with_128_and_its_number(repository, name):
     assert outcome(only_run(repository)) == outcomes(repository, more)[0]
 
 
+def test_ctrl_c_is_heeded_while_images_are_read_for_their_statistics(repository):
+    data = repository.root / "src" / repository.package / "data.py"
+    text, mark = data.read_text(), "        counts = torch.zeros("
+    assert mark in text
+    slow = '        import time; print("reading", flush=True); time.sleep(60)\n'
+    data.write_text(text.replace(mark, slow + mark))
+    command, more = [sys.executable, "train.py", "--epochs", "1"], {"stdout": subprocess.PIPE}
+    process = subprocess.Popen(
+        command, cwd=repository.root, env=repository.env, stderr=subprocess.DEVNULL, **more
+    )
+    assert process.stdout.readline() == b"reading\n"
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=50) != 0
+    assert time.monotonic() - started < 30
+    assert repository.runs() == []
+
+
 def test_ctrl_c_ends_what_a_script_started_in_the_background(repository):
     """A script's `&` starts a job deaf to Ctrl-C, which would leave it training unseen."""
     sweep = repository.root / "sweep.sh"

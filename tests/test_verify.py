@@ -131,6 +131,18 @@ def test_an_edited_result_is_within_a_tolerance_only_when_one_is_given(project):
     assert verdict_of(project)["verdict"] == "within tolerance"
 
 
+def test_a_tolerance_for_the_first_epochs_is_no_verdict_on_all(project):
+    path = project.runs()[-1] / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["train_loss"] += 1e-4
+    rows[-1]["train_loss"] += 1
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = project.lab("verify", "latest", "--tolerance", "0.001", "--epochs", "1")
+    assert done.returncode == 0, done.stdout
+    assert verdict_of(project)["verdict"] == "the first 1 epochs within tolerance"
+    assert project.lab("verify", "latest", "--tolerance", "0.001").returncode == 1
+
+
 def test_another_number_of_threads_is_named(project):
     run = project.runs()[-1]
     edit(run / "environment.json", lambda it: it.update(cpu={"model": "Other", "instructions": []}))

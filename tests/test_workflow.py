@@ -81,6 +81,7 @@ def test_a_notebook_that_has_no_epochs_is_executed_as_it_is(repository, jobs):
     repository.lab("new", "How many images are there?", check=True)
     (path,) = (repository.root / "notebooks").glob("02*.py")
     path.write_text("# %% [markdown]\n# # How many?\n\n# %%\nprint(40 + 2)\n", encoding="utf-8")
+    (path.parent / "helpers.py").write_text("FORTY = 40\n", encoding="utf-8")
     repository.lab("sync", check=True)
     repository.git("add", "-A")
     repository.git("commit", "-q", "-m", "no training", "--no-verify")

@@ -67,8 +67,9 @@ def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
     seeding.make_repeatable(config.deterministic, config.threads)
     seeding.seed_everything(config.seed)
     splits = world.first(lambda: load_splits(config, options)).to(world.device)
-    with StopSignals() as stop:
-        training = Training(config, options, splits, world, stop)
+    stop = StopSignals()
+    training = Training(config, options, splits, world, stop)  # may read images for minutes
+    with stop:
         if record:
             training.go_on(record, code)
         elif world.rank == 0:

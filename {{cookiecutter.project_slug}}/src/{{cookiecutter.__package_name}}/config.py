@@ -22,7 +22,7 @@ class Config:
     """Settings that change results. A new hyperparameter is one line here.
 
     Its type is one that JSON can hold: a number, text, a truth value, or a tuple of these. Keep
-    `dataset`, `model`, `seed`, `threads` and `device`, which `lab` reads.
+    `dataset`, `model`, `epochs`, `seed`, `threads` and `device`, which `lab` reads.
     """
 
     dataset: str = "digits"  # a key of DATASETS (data.py): digits, cifar10, fashion_mnist, folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -239,14 +240,13 @@ def load_splits(config: Config, options: RunOptions) -> Splits:
 
 def _find_images(folder: Path) -> Iterator[tuple[str, Path]]:
     """Yield the class and the file of each image, but no hidden ones, such as macOS's ._1.png."""
-    for path in sorted(folder.glob("*/**/*"), key=lambda path: path.parts):  # case, on Windows too
-        parts, suffix = path.relative_to(folder).parts, path.suffix.lower()
-        if any(part[0] == "." for part in parts):
-            continue
+    found = map(folder.joinpath, glob.glob("*/**/*", root_dir=folder, recursive=True))  # noqa: PTH207 - enters links
+    for path in sorted(found, key=lambda path: path.parts):  # case, on Windows too
+        suffix = path.suffix.lower()
         if suffix in REFUSED_SUFFIXES and path.is_file():
             raise UserError(f"{path} is neither png nor jpg; convert it, or put it elsewhere")
         if suffix in IMAGE_SUFFIXES:
-            yield parts[0], path
+            yield path.relative_to(folder).parts[0], path
 
 
 def _read_image(path: Path, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """`lab check`: does a notebook hold what its readers look for? Quick: no jupytext, no torch."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,15 +26,20 @@ SECTIONS = {  # title: what it needs (see NEEDS), and what to do about a prompt 
 NEEDS = {
     "prose": ("has no prose", r"\w"),
     "code": ("has no code", r"\S"),
-    "figure": ("draws no figure", r"figures\.\w|(plt|sns)\.|\.(plot|hist)|show\(|Image\(|display"),
+    "figure": (
+        "draws no figure",
+        r"(?i)figures\.|plo?t|sns\.|px\.|chart|hist\w*\(|show|image\(|display",
+    ),
     "training": ("neither runs train.py nor loads a record", r"train\.py|[Rr]ecord|find\("),
 }
-SEED = re.compile(r"(?i)\bseed\s*(?::\s*int\s*)?=\s*\d|seed\w*\(\s*\w|--seed[ =]\d")
+SEED = re.compile(
+    r"(?i)\bseeds?[\"']?\s*(?::\s*int\s*)?[=:]\s*[\[(]?\d|for seed in|seed\w*\(\s*\w|--seed[ =]\d"
+)
 TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
 MACHINE = (
     r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
-    r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?!math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"  # no f:\mathbb{R}
+    r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?![^$]*\$|math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"  # no f:\A
 )
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 
@@ -47,10 +53,13 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
     asked = [pairs.find_notebook(root, name) for name in names] or pairs.stems(root)
     scratch = root / "notebooks" / "scratch"
     stems = [stem for stem in dict.fromkeys(asked) if scratch not in stem.parents]
-    tracked = set(git(root, "ls-files", "-z", "reports", check=False).stdout.split("\0"))
+    listed = git(root, "ls-files", "-z", "reports", "notebooks", check=False).stdout
+    tracked = set(listed.split("\0"))
     found = []
     for stem in stems:
         path = pairs.half(stem, ".py").relative_to(root).as_posix()
+        if "PRE_COMMIT" in os.environ and path not in tracked:
+            continue  # a draft that git does not know stops no commit of others
         found += [(path, *finding) for finding in findings(root, stem, tracked)]
     found += [("README.md", *finding, False) for finding in readme_findings(root)]
     for path, line, text, _ in sorted(found, key=lambda finding: not finding[3]):  # errors first

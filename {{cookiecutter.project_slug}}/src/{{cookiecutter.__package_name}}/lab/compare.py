@@ -112,11 +112,13 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             config = read_json(f"{row['path']}/config.json")
             seed = config.pop("seed", None)
             config |= versions_of(row["path"])
-            groups.setdefault(repr(sorted(config.items())), (config, {}))[1][seed] = row
+            # 0 and 0.0 are one value
+            key = sorted((k, float(v) if type(v) is int else v) for k, v in config.items())
+            groups.setdefault(repr(key), (config, {}))[1][seed] = row
     folded = []
     for config, members in groups.values():
         group = {**config, "seeds": len(members)}
-        names = {name for row in members.values() for name in row}
+        names = {name for row in members.values() for name in row if not name.endswith("_sd")}
         for name in sorted(names - config.keys() - NO_METRIC):
             values = [row.get(name) for row in members.values()]
             if values := [value for value in values if isinstance(value, int | float)]:
@@ -136,7 +138,7 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     conditions = [_condition(text) for text in where]
     asked = {field for field, _ in conditions} | {(sort or "").lstrip("-")}
     rows = table_rows(root)
-    if as_json or asked - {"", *(name for row in rows for name in row)}:
+    if as_json or any(asked - {""} - row.keys() for row in rows if row["state"] == "finished"):
         rows = table_rows(root, metrics=True)
     show_jobs(root, rows)
     if not rows and not as_json:
@@ -159,7 +161,7 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     for row in rows:
         if "verdict" in row:
             row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
-        for name in [name for name in row if name.endswith("_sd")]:
+        for name in [one for one in row if group and one.endswith("_sd") and one[:-3] in row]:
             if (spread := row.pop(name)) is not None:
                 row[name[:-3]] = f"{row[name[:-3]]:.4g} ± {spread:.2g}"
     names = dict.fromkeys(name for row in rows for name in row)

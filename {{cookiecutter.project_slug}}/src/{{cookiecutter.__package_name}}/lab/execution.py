@@ -27,7 +27,10 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
         return
     if not tagged:
         raise LabError("the notebook has no cell tagged `parameters`; tag the one that sets them")
-    tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", "".join(cells[tagged[0]]["source"])))
+    try:
+        tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", "".join(cells[tagged[0]]["source"])))
+    except SyntaxError as error:
+        raise LabError(f"the cell tagged `parameters` is no plain Python: {error}") from None
     known = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and type(n.ctx) is ast.Store]
     lines = []
     for name, value in parameters.items():
@@ -66,7 +69,8 @@ def code_digest(root: Path, notebook: dict) -> str:
     found = sorted({*(root / "src").rglob("*.*")} - {*bench.rglob("*.*")})
     files = [path for path in found if path.is_file() and "__pycache__" not in path.parts]
     parts += [path.read_bytes() for path in (root / "train.py", *files)]
-    helpers = (path.read_bytes() for path in sorted((root / "notebooks").rglob("*.py")))
+    found = sorted((root / "notebooks").rglob("*.py"))
+    helpers = (path.read_bytes() for path in found if path.is_file())  # locks of Emacs dangle
     parts.append(b"\0".join(code for code in helpers if b"# %%" not in code))
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 

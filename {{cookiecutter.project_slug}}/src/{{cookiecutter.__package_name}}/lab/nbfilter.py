@@ -19,7 +19,8 @@ VOLATILE_NOTEBOOK = {"jupytext", "signature", "widgets", "papermill", "vscode", 
 VOLATILE_CELL = {"collapsed", "scrolled", "execution", "ExecuteTime", "heading_collapsed",
                  "hidden", "trusted", "vscode", "papermill", "lines_to_next_cell",
                  "executionInfo", "outputId", "colab", "referenced_widgets",  # Colab's
-                 "execution_start", "execution_millis", "execution_context_id"}  # fmt: skip
+                 "execution_start", "execution_millis", "execution_context_id",
+                 "jupyter", "jp-MarkdownHeadingCollapsed"}  # fmt: skip
 PYTHON = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
           "language_info": {"name": "python"}}  # fmt: skip
 MEMORY_BYTES = 200_000_000  # of outputs kept for a notebook; beyond, all but the newest three go
@@ -155,7 +156,8 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
         made = remembered["cells"].get(key)  # before outputs in git: those are safe there
         if made and (exact or own or cell.get("id")):  # of another notebook's cells, by id alone
             cell.update({**made, "metadata": {**cell["metadata"], **made["metadata"]}})
-    nb["metadata"].update(remembered["metadata"])
+    if language(remembered) in (None, language(nb)):  # else it is another notebook's kernel
+        nb["metadata"].update(remembered["metadata"])
     return dumps(nb)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from .project import LabError, package_of
 
 UNWRITTEN_AGAIN = ("1. Purpose", "7. Conclusion and next steps")  # in a notebook made --from one
-MARKER = r"# ?%%(?!%)"  # of a cell
+MARKER = r"# ?%%(?=\s|$)"  # of a cell
+PROSE = r"\[(?:markdown|md)\]"
 
 
 @dataclass
@@ -36,7 +37,8 @@ def read_cells(text: str) -> list[Cell]:
     cells = [Cell("code", "", 1)]
     for number, line in enumerate(text.splitlines(), 1):
         if marker := re.match(MARKER + "(.*)", line):
-            cells.append(Cell("markdown" if "[markdown]" in marker[1] else "code", "", number + 1))
+            kind = "markdown" if re.search(PROSE, marker[1]) else "code"
+            cells.append(Cell(kind, "", number + 1))
             continue
         mark = r"^()# ?" if cells[-1].kind == "markdown" else r"^(\s*)# (?=[%!])"
         cells[-1].source += re.sub(mark, r"\1", line) + "\n"
@@ -77,7 +79,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):
             raise LabError(f"notebooks/{stem} has that name; choose another, or mend it: lab sync")
-    numbers = [int(found[0]) for stem in taken if (found := re.match(r"\d+", stem))]
+    numbers = [int(found[0]) for stem in taken if (found := re.match(r"0*\d{1,3}(?=_)", stem))]
     stem = f"{max(numbers, default=0) + 1:02}_{name or 'experiment'}"
     text = Path(__file__).with_name("skeleton.txt").read_text(encoding="utf-8")
     text = text.replace("PACKAGE", package_of(root))
@@ -101,7 +103,7 @@ def _start_from(text: str, skeleton: str) -> str:
     prompts = {section: cell for section, cell in _by_section(skeleton) if section in cell}
     cells = []
     for section, cell in _by_section(re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)):
-        if section not in UNWRITTEN_AGAIN or not re.match(MARKER + r".*\[markdown\]", cell):
+        if section not in UNWRITTEN_AGAIN or not re.match(MARKER + ".*" + PROSE, cell):
             cells.append(cell)
         elif section in prompts:
             cells.append(prompts.pop(section).rstrip() + "\n\n")
@@ -112,6 +114,7 @@ def _by_section(text: str) -> Iterator[tuple[str, str]]:
     """Yield each cell of a percent text as it stands, after the heading of its section."""
     section = ""
     for cell in re.split(rf"(?m)^(?={MARKER})", text):
-        heading = re.search(r"(?m)^# ## +(.*\S)", cell) if "[markdown]" in cell[:99] else None
+        prose = re.match(MARKER + ".*" + PROSE, cell)
+        heading = prose and re.search(r"(?m)^# ## +(.*\S)", cell)
         section = heading[1] if heading else section
         yield section, cell

@@ -5,6 +5,7 @@ Neither is the master: a person's edit in either is carried over by a three-way 
 both last said, in a commit or after a sync.
 """
 
+import os
 import re
 import shutil
 import sys
@@ -49,7 +50,8 @@ def stems(root: Path) -> list[Path]:
     """List the pairs, and halves of pairs, under `root`, as paths without suffix."""
     found = set()
     for path in (root / "notebooks").rglob("*"):
-        if ".ipynb_checkpoints" in path.parts or path.suffix not in (".py", ".ipynb"):
+        # less locks of Emacs, what Jupyter is saving, what macOS leaves on other disks
+        if "/." in path.relative_to(root).as_posix() or path.suffix not in (".py", ".ipynb"):
             continue
         data = _read(path.with_suffix(".ipynb"))
         paired = b"# %%" in path.read_bytes() if data is None else is_paired(nbfilter.parse(data))
@@ -63,7 +65,7 @@ def find_notebook(root: Path, name: str) -> Path:
     known = stems(root)
     for folder in (Path.cwd(), root / "notebooks", root):
         for stem in (folder / name, folder / name.removesuffix(".py").removesuffix(".ipynb")):
-            if stem in known:
+            if (stem := Path(os.path.normpath(stem))) in known:
                 return stem
     begun = [stem for stem in known if name and stem.name.startswith(name)]
     if len(begun) == 1:

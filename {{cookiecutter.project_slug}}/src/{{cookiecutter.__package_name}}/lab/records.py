@@ -155,7 +155,7 @@ class Record:
         Raises
         ------
         LabError
-            If a file of the data cannot be read.
+            If `config` looks like a secret, or nothing can be written to `runs_dir`.
         OSError
             If the disk refuses.
         """
@@ -207,14 +207,14 @@ class Record:
     def go_on(self, root: Path, epoch: int, step: int, code: tuple | None = None) -> None:
         """Take the run up again in `root`, at `epoch` and `step`, both counted from 0.
 
-        Rows of epochs that are trained again are dropped; what changed since the run is noted.
+        Rows of epochs that are trained again are dropped; changes are noted, also of the `code`.
         """
         from . import environment, worktree
 
         kept = epoch if epoch or step else -1  # all begins anew
         rows = [row for row in self.metrics if row.get("epoch", 0) <= kept]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        described, _ = code or capture(root, [])  # `create` says which
+        described, _ = code or capture(root, [])
         changes = worktree.differences(root, self.code)
         if described["sources"] != self.code.get("sources"):
             changes.append("the code changed since this run began")
@@ -251,7 +251,7 @@ class Record:
 
 def all_records(runs_dir: Path) -> list[Record]:
     """Return the runs in `runs_dir`, oldest first, unfinished and damaged ones among them."""
-    return [Record(path) for path in sorted(runs_dir.glob("[0-9]*/"))]
+    return [Record(path.parent) for path in sorted(runs_dir.glob("[0-9]*/config.json"))]
 
 
 def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None = None) -> Record:

@@ -140,8 +140,6 @@ local function output(div)
         local drawn = image and image.t == "Image" and image.src:match("^figures/")
         blocks:extend(drawn and figure(image) or pandoc.Blocks({ shown }):walk(prose))
       end
-    else
-      blocks:insert(block)
     end
   end
   return pandoc.Blocks(blocks):walk({ Header = function(header)
@@ -167,7 +165,7 @@ end
 -- JupyterLab links to `#7.-Conclusion-and-next-steps`; typst refuses what leads nowhere.
 local headers = {}
 local function within(link)
-  local id = link.target:sub(2):lower():gsub("%%20", "-"):gsub("[^%w%-_\128-\255]", "")
+  local id = pandoc.text.lower(link.target:sub(2)):gsub("%%20", "-"):gsub("[^%w%-_\128-\255]", "")
   if headers[id] then
     link.target = "#" .. id
   elseif FORMAT:match("typst") then
@@ -184,7 +182,7 @@ end
 
 -- Pictures in prose, pasted into the notebook or beside it, go where the report goes.
 local function kept(source)
-  local _, data = pandoc.mediabag.lookup(source)
+  local kind, data = pandoc.mediabag[source:match("^data:") and "fetch" or "lookup"](source)
   local plain_name = source:gsub("%%(%x%x)", function(code) return string.char(tonumber(code, 16)) end)
   local file = not data and io.open("../" .. base .. plain_name, "rb")
   if file then
@@ -192,7 +190,8 @@ local function kept(source)
     file:close()
   end
   if data then
-    local path = "figures/" .. pandoc.utils.sha1(data):sub(1, 10) .. (source:match("%.%w+$") or "")
+    local suffix = source:match("%.%w+$") or (kind or ""):gsub(".*/(%a+).*", ".%1")
+    local path = "figures/" .. pandoc.utils.sha1(data):sub(1, 10) .. suffix
     local copy = assert(io.open(path, "wb"))
     copy:write(data)
     copy:close()
@@ -247,7 +246,7 @@ prose = {
     return image
   end,
   RawInline = function(raw)
-    if raw.format == "html" and raw.text:match("^<img") then -- to give a picture a width
+    if raw.format == "html" and raw.text:match(FORMAT:match("typst") and "^<[ib][mr]" or "^<img") then
       return pandoc.utils.blocks_to_inlines(pandoc.read(raw.text, "html").blocks:walk(prose))
     elseif raw.format == "html" and raw.text:match("^<style") then -- of a table of pandas
       return {}
@@ -274,10 +273,11 @@ end
 function Pandoc(document)
   with_code = document.meta.with_code == true
   base = pandoc.utils.stringify(document.meta.base or "")
-  document:walk({ Header = function(header) headers[header.identifier] = true end })
+  document:walk({ Header = function(header) -- false where two have a name: typst refuses it
+    headers[header.identifier] = headers[header.identifier] == nil
+  end })
   local blocks, title = pandoc.List(), nil
-  for _, div in ipairs(document.blocks) do
-    local cell = div.t == "Div" and div or pandoc.Div(div)
+  for _, cell in ipairs(document.blocks) do
     if cell.classes:includes("code") then
       blocks:extend(code_cell(cell))
     else

@@ -203,8 +203,8 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
         for part in ("figures", "run", *FORMATS.values()):
             # a card is called `run` in a report alone: what a killed one leaves counts for nothing
             made = scratch / part.replace("run", "card")
+            shutil.rmtree(target / part, ignore_errors=True)
             if made.exists():
-                shutil.rmtree(target / part, ignore_errors=True)
                 made.replace(target / part)
     written = [target / name for name in FORMATS.values() if (target / name).exists()]
     print("\n".join(f"wrote {path.relative_to(root).as_posix()}" for path in written))

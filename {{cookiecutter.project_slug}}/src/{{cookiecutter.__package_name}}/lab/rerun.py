@@ -49,12 +49,11 @@ class Rerun:
         given = self.old.config | {"threads": self.old.environment.get("threads")}
         given.pop("resume", None)  # a stranger's record may name a run of yours to go on with
         for key, value in given.items():
-            flag = key.replace("_", "-")
             if isinstance(value, bool):
-                command.append(f"--{flag}" if value else f"--no-{flag}")
+                command.append(f"--{key}" if value else f"--no-{key}")
             else:
                 several = isinstance(value, list)
-                command += [f"--{flag}", *map(str, value)] if several else [f"--{flag}={value}"]
+                command += [f"--{key}", *map(str, value)] if several else [f"--{key}={value}"]
         if self.epochs:
             command += ["--stop-after-epochs", str(self.epochs)]
         folder = str(self.old.data_folder(self.root))

@@ -57,7 +57,7 @@ def _show_verdicts(root: Path) -> None:
         verdict = record.verification.get("verdict", "not yet").replace("\\", r"\\")
         text = read_half(page) or ""
         shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
-        if verdict and shown != text:
+        if shown != text:
             write_whole(page, shown)
             print(f"{page.relative_to(root).as_posix()}: verdict shown")
 

@@ -64,7 +64,7 @@ def verify(
 
 
 def _check(record: Record, epochs: int | None) -> int:
-    """Refuse what cannot be run again; return the number of recorded epochs."""
+    """Refuse what cannot be run again; return the number of epochs it was to have."""
     if record.state == "unfinished":
         raise LabError(f"{record.id} is unfinished; type: python train.py --resume {record.id}")
     if record.state == "damaged" or not (record.environment and record.code and record.data):
@@ -147,10 +147,11 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     weak = ("settings", "platform")  # they differ after months, and seldom explain anything
     causes |= {cause: lines for cause, lines in surroundings.items() if cause not in weak}
     surroundings |= rerun.shell()
+    part = f"the first {rerun.epochs} epochs " if rerun.epochs else ""
     if not found and not failed:
-        verdict = f"the first {rerun.epochs} epochs identical" if rerun.epochs else "identical"
+        verdict = f"{part}identical"
     elif tolerance > 0 and not failed and _within(found, tolerance):
-        verdict = "within tolerance"
+        verdict = f"{part}within tolerance"
     else:
         verdict = "different"
         if not causes:

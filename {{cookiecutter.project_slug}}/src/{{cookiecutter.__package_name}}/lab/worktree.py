@@ -15,8 +15,7 @@ from .project import LabError, git, untilde
 def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
     """Check the `code` of a record in `root`, and its `patch`, out into a worktree, `folder`.
 
-    LabError if the commit is not in this clone, or the patch is not the
-    recorded one.
+    LabError if the commit is not in this clone, or the patch is not the recorded one.
     """
     base = code.get("base")
     if not base:
