@@ -30,8 +30,9 @@ demo: .venv/.ready ## generate a project, train, report and verify (about a minu
 	  lab verify reports/01_baseline'
 	@$(BIN)/python tests/demo_summary.py $(DEMO)
 
+# three workers on two cores: the one that begins with Slurm mostly waits
 test: .venv/.ready ## the whole suite
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 3 --dist worksteal
 
 test-fast: .venv/.ready ## what needs no torch (about a minute)
 	$(BIN)/pytest -n 2 --dist worksteal -m 'not torch and not slow and not slurm'
