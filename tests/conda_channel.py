@@ -187,6 +187,7 @@ def _torches(channel: Path, python: str) -> None:
             f"__version__ = {version!r}\n"
             f"class version:\n    cuda = {cuda!r}\n    hip = None\n"
             "class cuda:\n    is_available = staticmethod(lambda: False)\n"
+            "    get_arch_list = staticmethod(lambda: [])\n"
         ).encode()
 
     for name, (version, pypi) in COMPILED.items():

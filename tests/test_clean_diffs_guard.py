@@ -138,13 +138,15 @@ def stage_blob(pair, path, data):
         ("markers", "conflict markers"),
         ("contradiction", "nbstripout"),
         ("large", "over 1 MB without its outputs"),
+        ("large outputs", "git add --renormalize"),
     ],
 )
 def test_an_unclean_blob_is_refused_with_what_to_type(pair, harm, said):
     nb = pair.read()
     cell = nb["cells"][1]
-    if harm in ("outputs", "tag"):
-        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["x"]}]
+    if harm in ("outputs", "tag", "large outputs"):
+        text = "x" * (2_000_000 if harm == "large outputs" else 1)
+        cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": [text]}]
     if harm == "tag":
         cell["metadata"]["tags"] = ["keep_output"]
     if harm == "count":

@@ -230,6 +230,19 @@ def test_backups_of_a_large_notebook_do_not_fill_the_disk(pair):
     assert any(said.startswith("second = 6 + 5") for said in pair.outputs())
 
 
+def test_undo_takes_no_notebook_for_new_whose_backup_was_large(pair):
+    other = Pair(pair.project, "notebooks/02_other").make()
+    pair.execute("a long output " * 30_000)
+    pair.py.write_text("# %% [markdown]\n# # Title\n", encoding="utf-8")
+    pair.sync()
+    for number in range(4):  # Jupyter saves both halves
+        other.edit_py("second = ", f"second = {number} + ")
+        other.edit_nb("second = ", f"second = {number} + ")
+        pair.sync()
+    pair.sync("--undo", check=False)
+    assert pair.nb.exists()
+
+
 def test_new_halves_that_differ_with_no_commit_to_tell_are_refused(pair):
     new = Pair(pair.project, "notebooks/02_new").make([["# Other"], "second = 2"])
     new.edit_py("second = 2", "second = 22")

@@ -172,7 +172,8 @@ def test_an_epochs_metric_is_asked_of_every_run_also_beside_an_unfinished_one(re
 def test_fields_and_results_that_end_in_sd_are_what_they_are_called(repository):
     folder = repository.root / "runs"
     for number in range(2):
-        result = make_record(folder, number, noise_sd=0.1) / "result.json"
+        given = {"noise_sd": 0.1, "init": "normal", "init_sd": 0.02}
+        result = make_record(folder, number, **given) / "result.json"
         more = {"test_mae": 1.0 + number, "test_mae_sd": 0.25}
         result.write_text(json.dumps(json.loads(result.read_text()) | more))
     assert "0.25" in repository.lab("runs", check=True).stdout

@@ -384,6 +384,22 @@ def test_a_driver_that_the_cuda_build_cannot_use_is_named(project, conda, tmp_pa
     assert "torch 2.13.0 for CUDA 12.9 cannot use NVIDIA A100-SXM4-80GB, driver 550.54" in text
 
 
+@pytest.mark.parametrize(
+    ("capability", "state"), [("7, 0", "mend"), ("8, 6", "ok"), ("9, 0", "ok")]
+)
+def test_a_card_that_torch_was_not_built_for_is_named(project, tmp_path, capability, state):
+    (tmp_path / "torch.py").write_text(
+        "__version__ = '2.14.1+cu130'\nclass version:\n    cuda = '13.0'\nclass cuda:\n"
+        "    is_available = staticmethod(lambda: True)\n"
+        f"    get_device_capability = staticmethod(lambda: ({capability}))\n"
+        "    get_arch_list = staticmethod(lambda: ['sm_75', 'sm_80', 'sm_90a', 'compute_90'])\n"
+    )
+    env = {"PATH": f"{smi(tmp_path)}:/usr/bin:/bin", "PYTHONPATH": f"{project.root}/src:{tmp_path}"}
+    (row,) = ask(project, env=env)["gpu"]
+    assert row["state"] == state
+    assert ("--torch-backend=cu126" in row["found"][0]) == (state == "mend")
+
+
 def test_a_driver_that_does_not_answer_is_named_and_not_torch(project, tmp_path):
     said = "Failed to initialize NVML: Driver/library version mismatch"
     path = f"{smi(tmp_path, f'echo {said!r}; exit 18')}:/usr/bin:/bin"

@@ -35,8 +35,10 @@ def test_an_edit_while_torch_is_imported_is_named_in_the_record_and_by_the_verdi
     done = repository.lab("verify", "latest")
     assert done.returncode == 1
     assert f"code: {says}" in done.stdout
-    repository.train("--epochs", "1", check=True)
+    repository.train("--epochs", "2", "--stop-after-epochs", "1", check=True)
     assert "warning" not in json.loads((repository.runs()[-1] / "code.json").read_text())
+    done = repository.train("--resume", "latest", env={"MEANWHILE": edit}, check=True)
+    assert f"warning: {says}" in done.stdout
 
 
 def test_a_resumed_run_records_the_code_that_goes_on_and_not_a_later_edit(repository):

@@ -140,6 +140,10 @@ for kind, columns in (("samples", 10), ("confident_mistakes", 6)):
         row = shown(kind, names)[0].axes[:columns]
         boxes = [axes.title.get_window_extent() for axes in row]
         overlaps[f"{kind} {names[0]}"] = int(sum(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:])))
+for kind in ("class_distribution", "samples", "confusion_matrix", "roc_curves", "confident_mistakes"):
+    shown(kind, list(range(10)))  # names that are numbers
+legend = shown("roc_curves", ["狗", "猫"])[0].axes[0].get_legend()
+assert legend.get_texts()[0].get_family() == legend.axes.title.get_family()
 right = shown("roc_curves", long)[0].axes[1]
 (left, end), (low, high) = right.get_xlim(), right.get_ylim()
 points = np.concatenate([line.get_xydata() for line in right.get_lines()[1:]])

@@ -100,6 +100,12 @@ def test_a_python_that_is_limited_at_both_ends_is_locked_from_the_lower(project)
     assert "requirements.lock: written" in done.stdout
 
 
+def test_without_conda_a_file_for_gpus_that_was_deleted_is_not_missed(project):
+    (project.root / "environment-gpu.yml").unlink()
+    done = project.lab("lock", env={"PATH": "/nowhere", "CONDA_EXE": "", "MAMBA_EXE": ""})
+    assert "conda-lock.yml: not written: no conda, mamba or micromamba is installed" in done.stdout
+
+
 @pytest.mark.slow
 def test_a_source_that_is_edited_while_it_is_solved_makes_the_lock_stale(project, tmp_path):
     slow = tmp_path / "uv"

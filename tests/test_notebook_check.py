@@ -58,6 +58,12 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
     ),
     "home": ('"digits"', '"/home/ada/data"', "/home/ada", "a path of this machine"),
     "windows": ('"digits"', r'"C:\Users\ada"', "C:", "a path of this machine"),
+    "dollar": (
+        '"digits"',
+        r'"C:\Users\ada\data"  # costs $5',
+        "C:",
+        "a path of this machine",
+    ),
     "slash": ('"digits"', '"C:/Users/ada"', "C:/", "a path of this machine"),
     "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
     "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),

@@ -92,8 +92,9 @@ def test_numbers_go_on_after_the_highest_one_and_scratch_does_not_count(project)
     (project.root / "notebooks/07_late.py").write_text("# %%\n1\n")
     for name in ("2024-05-01_sketch.jpg", "300dpi.png", "20240501_notes.txt"):  # no numbers
         (project.root / "notebooks" / name).touch()
-    project.lab("new", "After seven", check=True)
-    assert (project.root / "notebooks/08_after_seven.py").exists()
+    (project.root / "notebooks/08-eda.py").write_text("# %%\n1\n")
+    project.lab("new", "After eight", check=True)
+    assert (project.root / "notebooks/09_after_eight.py").exists()
 
 
 def test_starting_from_a_notebook_keeps_its_code_and_asks_for_purpose_and_conclusion_anew(project):

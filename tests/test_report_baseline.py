@@ -193,9 +193,10 @@ def test_a_run_on_one_s_own_images_is_reported_from_where_they_are(published, tm
     published.train(*options, "--data-dir", tmp_path / "images", check=True)
     run = published.runs()[-1].name
     published.lab("new", "My own images", "--from", "01_baseline", check=True)
-    done = published.lab("report", "03_my_own_images", "--run", run, "--to", "md")
+    (path,) = (published.root / "notebooks").glob("*_my_own_images.py")
+    done = published.lab("report", path.stem, "--run", run, "--to", "md")
     assert done.returncode == 0, done.stderr
-    readme = text(published.root / "reports/03_my_own_images/README.md")
+    readme = text(published.root / f"reports/{path.stem}/README.md")
     assert "test images are classified correctly" in readme
 
 

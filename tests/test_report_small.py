@@ -257,7 +257,7 @@ def test_corners_of_prose_and_paths_are_whole_in_each_format(shared):
         p1=f"![drawn](data:image/png;base64,{picture})\n\nfirst line<br>second line\n\n### Details",
         p2="[to](#Übersicht) and [details](#Details)\n\n### Übersicht\n\nx\n\n### Details",
         s3="from pathlib import Path; root = Path.cwd().parent; print(root, f'{root}-data/x',"
-        " f'https://example.org{root}/y', sep='\\n')",
+        " f'https://example.org{root}/y', f'saved in {root}.', sep='\\n')",
     )
     report = put(shared, text, "12_corners")
     done = shared.lab("report", "12_corners")
@@ -272,7 +272,9 @@ def test_corners_of_prose_and_paths_are_whole_in_each_format(shared):
     assert re.search(r"first line\s+second line", pdf)
     assert "(#übersicht)" in readme
     assert 'href="#übersicht"' in page
-    assert f".\n{shared.root}-data/x\nhttps://example.org{shared.root}/y" in html.unescape(page)
+    here = shared.root
+    said = f".\n{here}-data/x\nhttps://example.org{here}/y\nsaved in ..\n"
+    assert said in html.unescape(page).replace("</code>", "\n")
 
 
 def test_what_jupyter_shows_of_prose_is_in_each_format(rich):
@@ -364,6 +366,8 @@ def test_what_is_too_large_for_a_record_card_is_refused_before_the_training(shar
         assert done.returncode == 2
         assert "too much for a report; commit, or let git ignore" in done.stderr
         assert not (report / "report.ipynb").exists()
+        put(shared, notebook(s5="1  # of a run by: python train.py"), "02_no_training")
+        shared.lab("report", "02_no_training", "--to", "md", check=True)
         with (shared.root / ".gitignore").open("a") as ignored:
             ignored.write("results_*.bin\n")
         shared.lab("report", "02_large", "--to", "md", check=True)

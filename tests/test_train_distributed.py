@@ -190,3 +190,29 @@ def test_ranks_may_outnumber_the_images_of_a_split(repository):
         assert done.returncode == 0, done.stderr[-2000:]
     one, other = map(outcome, repository.runs())
     assert one == other
+
+
+def test_more_processes_than_gpus_are_refused_in_one_line(pristine):
+    code = f"""
+import os, torch
+torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1  # as where one card is
+os.environ |= {{"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}}
+from {pristine.package} import config, distributed
+try:
+    distributed.join_world("cuda")
+except config.UserError as error:
+    print(error)
+"""
+    said = pristine.python("-c", code, check=True).stdout
+    assert said == "torchrun starts more processes here than there are GPUs: 1\n"
+
+
+def test_a_model_for_a_macs_gpu_is_laid_out_as_it_can_be_trained_there(pristine):
+    code = f"""
+from dataclasses import replace
+from {pristine.package} import config, models
+for device in ("cpu", "mps"):
+    model = models.build_model(replace(config.Config(), device=device), (3, 8, 8), 10)
+    print([value.is_contiguous() for name, value in model.state_dict().items() if "0.weight" == name])
+"""
+    assert pristine.python("-c", code, check=True).stdout == "[False]\n[True]\n"

@@ -62,6 +62,9 @@ def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
             raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
         config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
     world = join_world(config.device)
+    bf16_on_gpu = config.amp == "bf16" and world.device.type == "cuda"
+    if bf16_on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("--amp bf16 needs a GPU of Ampere or later; use --amp none")
     code = None if world.rank else records.capture(ROOT, argv, WRITTEN)  # before more is edited
     config = replace(config, device=world.device.type)
     seeding.make_repeatable(config.deterministic, config.threads)
@@ -121,16 +124,10 @@ class Training:
 
     def begin(self, code: tuple[dict, bytes]) -> None:
         """Start a new record."""
+        read = {"data": self.splits.data, "files": self.splits.files, "folder": self.splits.folder}
+        read |= {"data_dir": self.options.data_dir, "world_size": self.world.size}
         self.record = records.Record.create(
-            ROOT,
-            self.options.runs_dir,
-            config=asdict(self.config),
-            data=self.splits.data,
-            files=self.splits.files,
-            data_dir=self.options.data_dir,
-            code=code,
-            world_size=self.world.size,
-            folder=self.splits.folder,
+            ROOT, self.options.runs_dir, config=asdict(self.config), code=code, **read
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 

@@ -139,7 +139,7 @@ from torchinfo import summary
 
 network = build_model(config, splits.input_shape, len(splits.class_names))
 columns = {"col_names": ["output_size", "num_params"], "col_width": 16}
-summary(network, input_size=(1, *splits.input_shape), **columns)
+summary(network, input_size=(1, *splits.input_shape), device="cpu", **columns)
 
 # %%
 parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -45,12 +45,14 @@ def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        float32 (N, channels, height, width) in the memory format channels_last.
+        float32 (N, channels, height, width) in the memory format channels_last (not on mps).
     """
     width = pixels.shape[2]  # repeated over a row: a loop over 1 or 3 channels is slow
     scale, offset = (1 / deviation).repeat(width), (-mean / deviation).repeat(width)
     values = pixels.flatten(2).float().mul_(scale).add_(offset)  # addcmul takes 13 times as long
-    return values.view(pixels.shape).permute(0, 3, 1, 2)
+    images = values.view(pixels.shape).permute(0, 3, 1, 2)
+    # see build_model; contiguous() would leave images of one channel as they are
+    return images.clone(memory_format=torch.contiguous_format) if images.is_mps else images
 
 
 class TrainingBatches:

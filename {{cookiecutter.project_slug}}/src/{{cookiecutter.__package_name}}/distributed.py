@@ -58,8 +58,7 @@ class World:
         return int(shared)
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of all processes' `values`, of any shape, on `device`."""
-        values = values.clone()
+        """Return the sum of all processes' `values`, of any shape, on `device`: in their place."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
@@ -84,7 +83,8 @@ def join_world(device: str) -> World:
     Parameters
     ----------
     device : {'auto', 'cpu', 'cuda', 'mps'}
-        `auto` takes cuda, else mps, else cpu. The backend is NCCL for cuda, else gloo.
+        `auto` takes cuda, else cpu: for mps PyTorch promises no repeatable results. The backend is
+        NCCL for cuda, else gloo.
 
     Returns
     -------
@@ -94,16 +94,17 @@ def join_world(device: str) -> World:
     Raises
     ------
     UserError
-        If PyTorch has no such device here.
+        If PyTorch has no such device here, or fewer than torchrun starts processes.
     """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        device = next(name for name in has if has[name])
+    device = ("cuda" if has["cuda"] else "cpu") if device == "auto" else device
     if not has[device]:
         raise UserError(f"--device {device}: PyTorch finds none here; `lab doctor` says why")
     size = int(os.environ.get("WORLD_SIZE", "1"))
     place = torch.device(device)
     if device == "cuda":
+        if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > (gpus := torch.cuda.device_count()):
+            raise UserError(f"torchrun starts more processes here than there are GPUs: {gpus}")
         place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(place)
     if size == 1:

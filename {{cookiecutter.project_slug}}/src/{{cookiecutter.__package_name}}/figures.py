@@ -52,7 +52,7 @@ def _chart(title: str, caption: str, panels=(1, 1), height=2.7):
 
 def _names(source: Any) -> list[str]:
     """Return the names of the classes, long ones without their middle."""
-    return [n if len(n) < 17 else f"{n[:7]}…{n[-8:]}" for n in source.data["class_names"]]
+    return [n if len(n) < 17 else f"{n[:7]}…{n[-8:]}" for n in map(str, source.data["class_names"])]
 
 
 def _name_ticks(axis, names: list) -> None:
@@ -193,7 +193,8 @@ def roc_curves(record: Record) -> Chart:
             panel.plot(*curves[index], label=label, color=colour, linestyle=dash)
         panel.plot(*micro, color="0.4", linewidth=4, alpha=0.4, label="micro average")
         panel.set(xlabel="false positive rate", ylabel="true positive rate")
-    axes[0].legend(title="class: AUC", loc="lower right", fontsize=8)
+    font = {"family": axes[0].title.get_family(), "size": 8}  # Chinese, too
+    axes[0].legend(title="class: AUC", loc="lower right", prop=font)
     corner = max(0.1, 2 * np.maximum(micro[0], 1 - micro[1]).min())  # where the curves bend
     axes[1].set(xlim=(-corner / 50, corner), ylim=(1 - corner, 1 + corner / 50))
     return chart

@@ -65,7 +65,8 @@ def build_model(config: Config, input_shape: tuple[int, int, int], classes: int)
     Returns
     -------
     nn.Module
-        float32 (N, channels, height, width) -> (N, classes), in the memory format channels_last.
+        float32 (N, channels, height, width) -> (N, classes), in the memory format channels_last
+        (not on mps).
 
     Raises
     ------
@@ -74,7 +75,9 @@ def build_model(config: Config, input_shape: tuple[int, int, int], classes: int)
     """
     if config.model not in MODELS:
         raise UserError(f"unknown model {config.model!r}; choose from {', '.join(sorted(MODELS))}")
-    return MODELS[config.model](config, input_shape, classes).to(memory_format=torch.channels_last)
+    model = MODELS[config.model](config, input_shape, classes)
+    # on mps, PyTorch 2.13 cannot train batch norm so (pytorch/pytorch, issue 188371)
+    return model if config.device == "mps" else model.to(memory_format=torch.channels_last)
 
 
 def copy_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -161,7 +161,8 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     for row in rows:
         if "verdict" in row:
             row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
-        for name in [one for one in row if group and one.endswith("_sd") and one[:-3] in row]:
+        names = list(row) if group else ["seeds"]  # those of the config come before
+        for name in [one for one in names[names.index("seeds") :] if one.endswith("_sd")]:
             if (spread := row.pop(name)) is not None:
                 row[name[:-3]] = f"{row[name[:-3]]:.4g} ± {spread:.2g}"
     names = dict.fromkeys(name for row in rows for name in row)

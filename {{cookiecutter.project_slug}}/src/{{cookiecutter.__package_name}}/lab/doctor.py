@@ -27,7 +27,11 @@ UV_TORCH += ' --reinstall-package=torchvision -e ".[dev]"'
 FREE_GB = 2  # checkpoints of a few ResNet-18 runs
 PATIENCE = 60  # seconds for a driver that may be dead, and for torch from a cold disk
 DATA = {"cifar10": "cifar-10-batches-py", "fashion_mnist": "FashionMNIST/raw"}
-TORCH = "import torch; print(torch.__version__, torch.version.cuda, torch.cuda.is_available())"
+TORCH = """import torch
+card = torch.cuda.is_available() and int("%d%d" % torch.cuda.get_device_capability())
+built = [int(name[3:].rstrip("af")) for name in torch.cuda.get_arch_list() if name[:3] == "sm_"]
+fits = any(card // 10 == one // 10 and one <= card for one in built)
+print(torch.__version__, torch.version.cuda, fits)"""
 
 
 def _git(root: Path, _deep: bool) -> Iterator[Finding]:
@@ -142,7 +146,11 @@ def _environment(root: Path, deep: bool) -> Iterator[Finding]:
 def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        yield "ok", "no NVIDIA driver here: training runs on the CPU (on a Mac on its GPU)", ""
+        yield (
+            "ok",
+            "no NVIDIA driver here: training runs on the CPU (a Mac's GPU: --device mps)",
+            "",
+        )
         return
     query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     driver = call(query, timeout=PATIENCE)
@@ -159,6 +167,7 @@ def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
         found = f"torch {version} is a CPU build, and this machine has {card}"
     elif works != "True":
         found = f"torch {version} for CUDA {cuda} cannot use {card}: driver too old?"
+        found += " (or the card: for those before Turing --torch-backend=cu126)"
     else:
         found, mend = f"{card}; torch {version} for CUDA {cuda}", ""
     yield "mend" if mend else "ok", found, mend

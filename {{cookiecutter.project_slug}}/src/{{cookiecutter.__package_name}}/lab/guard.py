@@ -58,11 +58,11 @@ def _unclean(path: str, data: bytes) -> tuple[str, str, bool] | None:
         if b"<<<<<<< " in data:
             return "holds conflict markers", f'git checkout --ours "{path}"; lab sync', False
         return "is no notebook of nbformat 4 (invalid JSON?)", "save it in Jupyter again", False
-    if len(data) > 1_024_000:
-        return "is over 1 MB without its outputs", "keep its pictures as files beside it", False
     if nbfilter.clean(data) != data:
         remedy = f'git add --renormalize "{path}" (after `lab setup`, once a clone)'
         return "holds outputs or what only tools write", remedy, True
+    if len(data) > 1_024_000:
+        return "is over 1 MB without its outputs", "keep its pictures as files beside it", False
     from nbstripout import MetadataError, strip_output
 
     from . import percent

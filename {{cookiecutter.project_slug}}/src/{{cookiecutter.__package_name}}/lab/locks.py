@@ -136,7 +136,9 @@ def lock(root: Path, check: bool) -> int:
     for make, name, asks in ((_lock_pip, "requirements.lock", ("pyproject.toml",)), conda):
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                first = {one: _header(root, one) for one in asks}  # solving takes minutes
+                first = {
+                    one: _header(root, one) for one in asks if (root / one).exists()
+                }  # solving takes minutes
                 lacking = make(root, Path(scratch))
             except LabError as error:
                 lacking, code = str(error), 1

@@ -79,7 +79,7 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):
             raise LabError(f"notebooks/{stem} has that name; choose another, or mend it: lab sync")
-    numbers = [int(found[0]) for stem in taken if (found := re.match(r"0*\d{1,3}(?=_)", stem))]
+    numbers = [int(found[0]) for stem in taken if (found := re.match(r"0*\d{1,3}(?=[_-]|$)", stem))]
     stem = f"{max(numbers, default=0) + 1:02}_{name or 'experiment'}"
     text = Path(__file__).with_name("skeleton.txt").read_text(encoding="utf-8")
     text = text.replace("PACKAGE", package_of(root))

@@ -233,7 +233,10 @@ def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
     kept = sorted(backup.parent.glob("*"))
     for old in kept[:-BACKUPS]:
         shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
-    for path in [path for old in kept[:-WHOLE] for path in old.rglob("*.ipynb")]:
-        if path.exists() and path.stat().st_size > LARGE:
-            path.unlink(missing_ok=True)
+    whole = [old for old in kept if (old / "after").exists()][-WHOLE:]
+    for old in set(kept) - set(whole):
+        copies = [path for path in old.rglob("*.ipynb") if path.exists()]
+        if sum(path.stat().st_size for path in copies) > LARGE:
+            for path in copies:  # all: `--undo` takes what `before` lacks for new, and deletes it
+                path.unlink(missing_ok=True)
     return changed, refused

@@ -215,7 +215,7 @@ class Record:
         rows = [row for row in self.metrics if row.get("epoch", 0) <= kept]
         write_whole(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         described, _ = code or capture(root, [])
-        changes = worktree.differences(root, self.code)
+        changes = worktree.differences(root, self.code | {"warning": described.get("warning")})
         if described["sources"] != self.code.get("sources"):
             changes.append("the code changed since this run began")
             self.code["sources"] = f"mixed {described['sources']}"  # a seed of neither code

@@ -110,7 +110,7 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
-    if any("train.py" in nbfilter.source(cell) for cell in notebook["cells"]):
+    if re.search(r"(?m)^[%!].*train\.py", "\n".join(map(nbfilter.source, notebook["cells"]))):
         refuse_large(len(records.capture(root, [])[1]))  # now, not when hours are spent
     try:
         execution.execute(root, stem, notebook, code)

@@ -72,7 +72,8 @@ def _figure(part: dict, folder: Path, section: str, counts: dict[str, int]) -> d
 
 def _clean(text: str, root: Path, messages: bool) -> str:
     """Remove what differs from machine to machine or is drawn over: bars, colours, paths."""
-    text = tilde(re.sub(rf"(?<![\w.~-]){re.escape(str(root))}(?![\w.-])", ".", ANSI.sub("", text)))
+    here = rf"(?<![\w.~-]){re.escape(str(root))}(?![\w-]|\.\w)"  # may end a sentence
+    text = tilde(re.sub(here, ".", ANSI.sub("", text)))
     # process numbers; torchinfo's slip
     text = re.sub(r" at 0x[0-9a-f]+|(?<=ipykernel)_\d+", "", text).replace("Units.MEGABYTES", "M")
     lines = [line.rsplit("\r", 1)[-1].rstrip() for line in text.replace("\r\n", "\n").split("\n")]

@@ -47,6 +47,7 @@ def verify(
         kept = scratch / "record" / record.path.name  # git may put another card there meanwhile
         needed = {*CARD, "predictions.npz"}
         shutil.copytree(record.path, kept, ignore=lambda _, names: set(names) - needed)
+        kept.chmod(0o700)  # else what nobody may write stays behind
         patch = (kept / "code.patch").read_bytes()
         worktree.restore(root, record.code, patch, scratch / "code")
         first = f", its first {epochs} epochs" if epochs else ""
@@ -141,7 +142,6 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     code = worktree.differences(rerun.root, old.code) + _strays(old, again)
     for stop in old.code.get("resumes", []):
         code += [f"at epoch {stop.get('epoch')}: {change}" for change in stop.get("changes", [])]
-    code += [old.code["warning"]] if "warning" in old.code else []
     if code:
         causes["code"] = code
     weak = ("settings", "platform")  # they differ after months, and seldom explain anything

@@ -79,8 +79,8 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
 
 
 def differences(root: Path, code: dict[str, Any]) -> list[str]:
-    """Say which files in `root`, of which `code` holds the hash alone, are others now."""
-    lines = []
+    """Say which files in `root`, of which `code` holds the hash alone, are others now; and warn."""
+    lines = [code["warning"]] if code.get("warning") else []
     for item in code.get("listed", []):
         now = listing(root, untilde(item["path"]), "")["sha256"]
         if now != item["sha256"]:
