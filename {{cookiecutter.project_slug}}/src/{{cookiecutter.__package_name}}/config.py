@@ -35,7 +35,7 @@ class Config:
     seed: int = 42  # seeds weights, batch order and augmentation
     split_seed: int = 0  # of the split into training, validation and, if none comes along, test
     image_size: int = 64  # folder: images are scaled and cropped to this square
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto takes cuda, else cpu
     amp: Literal["none", "bf16"] = "none"  # automatic mixed precision
     deterministic: bool = True  # refuse operations whose result differs from run to run
     threads: int = 1  # of PyTorch on the CPU; changing them changes results

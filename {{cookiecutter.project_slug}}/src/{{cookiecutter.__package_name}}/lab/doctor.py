@@ -146,11 +146,7 @@ def _environment(root: Path, deep: bool) -> Iterator[Finding]:
 def _gpu(root: Path, _deep: bool) -> Iterator[Finding]:
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        yield (
-            "ok",
-            "no NVIDIA driver here: training runs on the CPU (a Mac's GPU: --device mps)",
-            "",
-        )
+        yield "ok", "no NVIDIA driver here: training runs on the CPU (a Mac: --device mps)", ""
         return
     query = [smi, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     driver = call(query, timeout=PATIENCE)
