@@ -332,6 +332,7 @@ def test_of_equal_cells_without_ids_a_new_one_gets_no_output(tmp_path):
     assert [cell["outputs"] for cell in back["cells"]] == [[], []]
 
 
+@pytest.mark.slow
 def test_twenty_megabytes_of_output_stay_and_the_commit_is_small(pair):
     pair.edit_nb("second = 2", "second = 22")
     pair.execute()

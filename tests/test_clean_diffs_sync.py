@@ -217,6 +217,7 @@ def test_edits_between_two_commits_go_on_from_the_last_sync(pair):
     assert "second = 22" in new.says()
 
 
+@pytest.mark.slow
 def test_backups_of_a_large_notebook_do_not_fill_the_disk(pair):
     for number in range(8):
         pair.execute("a long output " * 30_000)
@@ -230,6 +231,7 @@ def test_backups_of_a_large_notebook_do_not_fill_the_disk(pair):
     assert any(said.startswith("second = 6 + 5") for said in pair.outputs())
 
 
+@pytest.mark.slow
 def test_undo_takes_no_notebook_for_new_whose_backup_was_large(pair):
     other = Pair(pair.project, "notebooks/02_other").make()
     pair.execute("a long output " * 30_000)

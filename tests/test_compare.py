@@ -45,6 +45,7 @@ def test_a_torn_last_line_is_dropped(repository, runs):
     assert unfinished["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_every_file_of_a_record_may_be_damaged(repository, runs):
     folder = min(runs.glob("*-s0-*"))
     for name in ("result.json", "verification.json", "metrics.jsonl", "config.json", "code.json"):
@@ -159,6 +160,7 @@ def test_a_metric_of_ones_own_is_averaged_and_splits_no_group(repository, runs):
     assert "0.6 ± 0.1" in repository.lab("runs", "--group", check=True).stdout
 
 
+@pytest.mark.slow
 def test_an_epochs_metric_is_asked_of_every_run_also_beside_an_unfinished_one(repository):
     folder = repository.root / "runs"
     for number in range(3):
@@ -169,6 +171,7 @@ def test_an_epochs_metric_is_asked_of_every_run_also_beside_an_unfinished_one(re
         assert all(f"{row['validation_accuracy']:.4g}" in shown for row in rows(repository))
 
 
+@pytest.mark.slow
 def test_fields_and_results_that_end_in_sd_are_what_they_are_called(repository):
     folder = repository.root / "runs"
     for number in range(2):

@@ -384,6 +384,7 @@ def test_a_driver_that_the_cuda_build_cannot_use_is_named(project, conda, tmp_pa
     assert "torch 2.13.0 for CUDA 12.9 cannot use NVIDIA A100-SXM4-80GB, driver 550.54" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("capability", "state"), [("7, 0", "mend"), ("8, 6", "ok"), ("9, 0", "ok")]
 )

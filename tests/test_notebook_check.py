@@ -157,6 +157,7 @@ def test_each_section_needs_its_kind_of_cell(checked, number, says):
     assert any(text.startswith(expected) for text in findings(checked, name)), checked[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     ["plot_confusion(record)", "ConfusionMatrixDisplay(counts)", "px.line(x)", "alt.Chart(x)"],
@@ -172,6 +173,7 @@ def test_a_figure_may_be_drawn_by_any_library(repository, line):
     assert "draws no figure" not in repository.lab("check").stdout
 
 
+@pytest.mark.slow
 def test_prose_marked_md_is_prose_and_a_commented_magic_is_no_cell(repository):
     text = read(repository).replace("# %% [markdown]", "# %% [md]")
     (repository.root / BASELINE).write_text(text, encoding="utf-8")
@@ -210,6 +212,7 @@ def test_what_only_looks_like_a_sin_is_none(checked):
     assert findings(checked, "innocent") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line",
     [

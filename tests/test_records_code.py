@@ -221,6 +221,7 @@ def test_a_large_untracked_file_is_listed_with_its_hash(repository, tmp_path):
     assert len(patch) < 3000
 
 
+@pytest.mark.slow
 def test_results_of_no_end_leave_room_for_code_that_git_does_not_know(repository, tmp_path):
     (repository.root / "predictions").mkdir()
     for number in range(60):
