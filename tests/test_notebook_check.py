@@ -108,6 +108,7 @@ def checked(pristine, tmp_path_factory):
         "print(f\"token = '{pad_token}', https://x.org{root}\")\n"
         "\n# %% [markdown]\n# $f:\\mathbb{R}^d\\to\\mathbb{R}$ and $T:X\\to Y$\n"
         "# $f:\\Omega\\mapsto\\mathbb{R}$, $T:\\Theta \\times X \\to Y$, $\\{x:\\phi(x)=0\\}$\n"
+        "# $f:\\phi'(x) \\to y$ and $g:\\Omega' \\to X$\n"
     ).replace("{root}", str(root))
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")

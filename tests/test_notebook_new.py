@@ -90,7 +90,8 @@ def test_numbers_go_on_after_the_highest_one_and_scratch_does_not_count(project)
     scratch.mkdir(exist_ok=True)
     (scratch / "99_try.py").write_text("# %%\n1\n")
     (project.root / "notebooks/07_late.py").write_text("# %%\n1\n")
-    for name in ("2024-05-01_sketch.jpg", "300dpi.png", "20240501_notes.txt"):  # no numbers
+    (project.root / "notebooks/images").mkdir()
+    for name in ("2024-05-01_sketch.jpg", "300dpi.png", "images/512.png"):  # no numbers
         (project.root / "notebooks" / name).touch()
     (project.root / "notebooks/08-eda.py").write_text("# %%\n1\n")
     project.lab("new", "After eight", check=True)

@@ -357,7 +357,7 @@ def test_a_notebook_edited_while_it_is_executed_has_a_stale_report(shared):
 
 
 def test_what_is_too_large_for_a_record_card_is_refused_before_the_training(shared):
-    report = put(shared, notebook(s5="%run ../train.py --epochs 1"), "02_large")
+    report = put(shared, notebook(s5="out = !python ../train.py --epochs 1"), "02_large")
     data = shared.root / "results.bin"
     for number in range(3):
         data.with_name(f"results_{number}.bin").write_bytes(os.urandom(90_000))

@@ -39,7 +39,8 @@ TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
 MACHINE = (
     r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
-    r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?![^$'\"]*\$|math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"
+    r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?!(?:[^$'\"]|'(?=[(\\^_$}' ]))*\$"  # a formula ends on this line
+    r"|math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"
 )
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
 

@@ -74,7 +74,8 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     if not title:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
     (folder := root / "notebooks").mkdir(exist_ok=True)
-    taken = {path.stem for path in folder.rglob("*") if folder / "scratch" not in path.parents}
+    halves = (path for path in folder.rglob("*.*") if path.suffix in (".py", ".ipynb"))
+    taken = {path.stem for path in halves if folder / "scratch" not in path.parents}
     name = _file_name(title)
     for stem in sorted(taken) if name else ():
         if re.fullmatch(r"\d+_" + name, stem):
