@@ -150,3 +150,26 @@ def test_await_in_a_cell_is_no_fault(pair):
     )
     done = pair.project.python("-m", "ruff", "check", new.both[0])
     assert done.returncode == 0, done.stdout
+
+
+def test_git_gives_no_notebook_the_kernel_of_another(pair):
+    r = {"display_name": "R", "language": "R", "name": "ir"}
+    out = {"name": "stdout", "output_type": "stream", "text": ["1\n"]}
+    cell = {"cell_type": "code", "execution_count": 1, "id": "a1", "metadata": {}}
+    cell |= {"outputs": [out], "source": ["x <- 1"]}
+    metadata = {"kernelspec": r, "language_info": {"name": "R"}}
+    other = Pair(pair.project, "notebooks/02_stats")
+    other.write({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
+    pair.project.git("add", "notebooks")
+    pair.project.git("commit", "-qm", "R", "--no-verify")
+    pair.project.git("switch", "-qc", "other")
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    pair.project.git("commit", "-qam", "more", "--no-verify")
+    pair.project.git("switch", "-q", "main")
+    assert pair.read()["metadata"]["kernelspec"]["language"] == "python"
+    assert pair.project.git("status", "--short").stdout == ""
+    other.nb.unlink()
+    pair.project.git("checkout", "notebooks/02_stats.ipynb")
+    assert other.read()["metadata"]["kernelspec"] == r
+    assert other.read()["cells"][0]["outputs"] == [out]

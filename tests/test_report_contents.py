@@ -1,6 +1,9 @@
 """What people put into notebooks: nothing of it vanishes from a report without a word."""
 
+import base64
+import html
 import os
+import re
 import shutil
 
 import pytest
@@ -160,3 +163,81 @@ def test_an_old_pandoc_of_the_machine_is_not_asked_where_the_project_has_its_own
     done = shared.lab("report", "04_old", "--to", "html", env={"PATH": path})
     assert done.returncode == 0, done.stderr
     assert (folder / "report.html").exists()
+
+
+def test_what_fills_pages_is_whole_in_the_html_alone(shared):
+    text = notebook(s6="print('\\n'.join(f'step {number}' for number in range(20_000)))")
+    report = put(shared, text, "02_pages")
+    shared.lab("report", "02_pages", "--to", "md,html", check=True)
+    assert "step 12345" in (report / "report.html").read_text(encoding="utf-8")
+    page = (report / "README.md").read_text(encoding="utf-8")
+    assert "… 19994 lines, see the HTML …" in page
+    assert len(page) < 10_000
+
+
+def test_corners_of_prose_and_paths_are_whole_in_each_format(shared):
+    picture = base64.b64encode(PNG).decode()
+    text = notebook(
+        p1=f"![drawn](data:image/png;base64,{picture})\n\nfirst line<br>second line\n\n### Details",
+        p2="[to](#Übersicht) and [details](#Details)\n\n### Übersicht\n\nx\n\n### Details",
+        s3="from pathlib import Path; root = Path.cwd().parent; print(root, f'{root}-data/x',"
+        " f'https://example.org{root}/y', f'saved in {root}.', sep='\\n')",
+    )
+    report = put(shared, text, "12_corners")
+    done = shared.lab("report", "12_corners")
+    assert done.returncode == 0, done.stdout + done.stderr
+    readme = (report / "README.md").read_text(encoding="utf-8")
+    page = (report / "report.html").read_text(encoding="utf-8")
+    pdf = pdf_text(report / "report.pdf")
+    (kept,) = (report / "figures").iterdir()
+    assert kept.read_bytes() == PNG
+    assert f"(figures/{kept.name})" in readme
+    assert picture in page
+    assert re.search(r"first line\s+second line", pdf)
+    assert "(#übersicht)" in readme
+    assert 'href="#übersicht"' in page
+    here = shared.root
+    said = f".\n{here}-data/x\nhttps://example.org{here}/y\nsaved in ..\n"
+    assert said in html.unescape(page).replace("</code>", "\n")
+
+
+def test_a_notebook_edited_while_it_is_executed_has_a_stale_report(shared):
+    edit = "from pathlib import Path; path = Path('02_meanwhile.py'); text = path.read_text()\n"
+    edit += "path.write_text(text.replace('Some words.', 'Other %s.' % 'words', 1))"
+    report = put(shared, notebook(s3=edit), "02_meanwhile")
+    done = shared.lab("report", "02_meanwhile", "--to", "md", check=True)
+    assert "its report is stale: the notebook changed since" in done.stdout
+    assert "Other words." not in (report / "README.md").read_text()
+    text = (shared.root / "notebooks/02_meanwhile.py").read_text()
+    assert text.count("Other words.") == 1
+    done = shared.lab("report", "02_meanwhile", "--to", "md", check=True)
+    assert "no code changed" in done.stdout
+    assert "the notebook changed since" not in done.stdout
+    assert (report / "README.md").read_text().count("Other words.") == 1
+
+
+def test_what_is_too_large_for_a_record_card_is_refused_before_the_training(shared):
+    report = put(shared, notebook(s5="out = !python ../train.py --epochs 1"), "02_large")
+    data = shared.root / "results.bin"
+    for number in range(3):
+        data.with_name(f"results_{number}.bin").write_bytes(os.urandom(90_000))
+    try:
+        done = shared.lab("report", "02_large", "--to", "md")
+        assert done.returncode == 2
+        assert "too much for a report; commit, or let git ignore" in done.stderr
+        assert not (report / "report.ipynb").exists()
+        put(shared, notebook(s5="1  # of a run by: python train.py"), "02_no_training")
+        shared.lab("report", "02_no_training", "--to", "md", check=True)
+        with (shared.root / ".gitignore").open("a") as ignored:
+            ignored.write("results_*.bin\n")
+        shared.lab("report", "02_large", "--to", "md", check=True)
+    finally:
+        for number in range(3):
+            data.with_name(f"results_{number}.bin").unlink()
+
+
+def test_parameters_that_are_no_python_are_refused_in_one_line(shared):
+    put(shared, notebook().replace("steps = 3", "steps = !ls"), "04_odd")
+    done = shared.lab("report", "04_odd", "-p", "steps", "1")
+    assert done.returncode == 2
+    assert "lab: the cell tagged `parameters` is no plain Python" in done.stderr

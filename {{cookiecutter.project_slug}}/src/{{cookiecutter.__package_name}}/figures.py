@@ -55,10 +55,10 @@ def _names(source: Any) -> list[str]:
     return [n if len(n) < 17 else f"{n[:7]}…{n[-8:]}" for n in map(str, source.data["class_names"])]
 
 
-def _name_ticks(axis, names: list) -> None:
+def _name_ticks(axis, names: list[str]) -> None:
     """Write class names along an axis, every n-th where not all fit."""
     step = -(-len(names) // MANY)
-    long = max(len(str(name)) for name in names) * len(names) / step > 60
+    long = max(map(len, names)) * len(names) / step > 60
     axis.set_ticks(range(0, len(names), step), names[::step])
     if long:
         axis.set_tick_params(labelsize=7, rotation=90 if axis.axis_name == "x" else 0)

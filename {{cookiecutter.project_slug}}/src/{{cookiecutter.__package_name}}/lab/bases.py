@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 
 from .percent import in_step, normal
 from .project import LabError, git, write_whole
+
+BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
+WHOLE = 3  # syncs that `--undo` can take back to the last output
 
 
 def backups(root: Path) -> Path:
@@ -22,6 +26,19 @@ def backups(root: Path) -> Path:
 def new_backup(root: Path) -> Path:
     """Return a folder under `root` for the backup of one sync alone."""
     return backups(root) / f"{time.time_ns()}-{os.getpid()}"
+
+
+def prune(root: Path) -> None:
+    """Keep the last `BACKUPS` of `root`; of all but the last `WHOLE` syncs, no large notebook."""
+    kept = sorted(backups(root).glob("*"))
+    for old in kept[:-BACKUPS]:
+        shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
+    whole = [old for old in kept if (old / "after").exists()][-WHOLE:]
+    for old in set(kept) - set(whole):  # what both halves said, the .py tells, too
+        copies = [path for path in old.rglob("*.ipynb") if path.exists()]
+        if sum(path.stat().st_size for path in copies) > 1_000_000:  # bytes
+            for path in copies:  # all: `--undo` takes what `before` lacks for new, and deletes it
+                path.unlink(missing_ok=True)
 
 
 def keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:

@@ -161,9 +161,9 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     for row in rows:
         if "verdict" in row:
             row["verdict"] = BADGES.get(row["verdict"], row["verdict"])
-        names = list(row) if group else ["seeds"]  # those of the config come before
-        for name in [one for one in names[names.index("seeds") :] if one.endswith("_sd")]:
-            if (spread := row.pop(name)) is not None:
+        # after the seeds: a value of the config may be called so, too
+        for name in [*row][[*row].index("seeds") :] if group else ():
+            if name.endswith("_sd") and (spread := row.pop(name)) is not None:
                 row[name[:-3]] = f"{row[name[:-3]]:.4g} ± {spread:.2g}"
     names = dict.fromkeys(name for row in rows for name in row)
     varied = {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}

@@ -136,8 +136,8 @@ def lock(root: Path, check: bool) -> int:
     for make, name, asks in ((_lock_pip, "requirements.lock", ("pyproject.toml",)), conda):
         with tempfile.TemporaryDirectory() as scratch:
             try:
-                there = [one for one in asks if (root / one).exists()]
-                first = {one: _header(root, one) for one in there}  # solving takes minutes
+                # as they are now: solving takes minutes
+                first = {one: _header(root, one) for one in asks if (root / one).exists()}
                 lacking = make(root, Path(scratch))
             except LabError as error:
                 lacking, code = str(error), 1

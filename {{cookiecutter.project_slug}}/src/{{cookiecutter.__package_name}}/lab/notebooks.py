@@ -12,7 +12,7 @@ from .project import LabError, package_of
 
 UNWRITTEN_AGAIN = ("1. Purpose", "7. Conclusion and next steps")  # in a notebook made --from one
 MARKER = r"# ?%%(?=\s|$)"  # of a cell
-PROSE = r"\[(?:markdown|md)\]"
+PROSE = MARKER + r".*\[(?:markdown|md)\]"
 
 
 @dataclass
@@ -36,8 +36,8 @@ def read_cells(text: str) -> list[Cell]:
     """
     cells = [Cell("code", "", 1)]
     for number, line in enumerate(text.splitlines(), 1):
-        if marker := re.match(MARKER + "(.*)", line):
-            kind = "markdown" if re.search(PROSE, marker[1]) else "code"
+        if re.match(MARKER, line):
+            kind = "markdown" if re.match(PROSE, line) else "code"
             cells.append(Cell(kind, "", number + 1))
             continue
         mark = r"^()# ?" if cells[-1].kind == "markdown" else r"^(\s*)# (?=[%!])"
@@ -104,7 +104,7 @@ def _start_from(text: str, skeleton: str) -> str:
     prompts = {section: cell for section, cell in _by_section(skeleton) if section in cell}
     cells = []
     for section, cell in _by_section(re.sub(r"(?m)^# # .*$", "# # TITLE", text, count=1)):
-        if section not in UNWRITTEN_AGAIN or not re.match(MARKER + ".*" + PROSE, cell):
+        if section not in UNWRITTEN_AGAIN or not re.match(PROSE, cell):
             cells.append(cell)
         elif section in prompts:
             cells.append(prompts.pop(section).rstrip() + "\n\n")
@@ -115,7 +115,7 @@ def _by_section(text: str) -> Iterator[tuple[str, str]]:
     """Yield each cell of a percent text as it stands, after the heading of its section."""
     section = ""
     for cell in re.split(rf"(?m)^(?={MARKER})", text):
-        prose = re.match(MARKER + ".*" + PROSE, cell)
+        prose = re.match(PROSE, cell)
         heading = prose and re.search(r"(?m)^# ## +(.*\S)", cell)
         section = heading[1] if heading else section
         yield section, cell

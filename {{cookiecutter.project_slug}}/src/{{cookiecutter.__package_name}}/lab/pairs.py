@@ -7,17 +7,12 @@ both last said, in a commit or after a sync.
 
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 from . import bases, nbfilter
 from .percent import build, has_markers, is_paired, merge_rest, normal, refuse_odd_lines, text_of
 from .project import LabError, git, write_whole
-
-BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
-WHOLE = 3  # of these; of the others, the .py tells enough where the .ipynb is large
-LARGE = 1_000_000  # bytes
 
 
 def _read(path: Path) -> bytes | None:
@@ -230,13 +225,5 @@ def bring_in_step(root: Path, found: list[Path]) -> tuple[list[str], int]:
             refused += 1
     for name in changed:
         print(f"{name}: brought in step")
-    kept = sorted(backup.parent.glob("*"))
-    for old in kept[:-BACKUPS]:
-        shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
-    whole = [old for old in kept if (old / "after").exists()][-WHOLE:]
-    for old in set(kept) - set(whole):
-        copies = [path for path in old.rglob("*.ipynb") if path.exists()]
-        if sum(path.stat().st_size for path in copies) > LARGE:
-            for path in copies:  # all: `--undo` takes what `before` lacks for new, and deletes it
-                path.unlink(missing_ok=True)
+    bases.prune(root)
     return changed, refused

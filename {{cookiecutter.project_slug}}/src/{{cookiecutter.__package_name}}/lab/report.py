@@ -21,7 +21,7 @@ FORMATS = {"md": "README.md", "html": "report.html", "pdf": "report.pdf"}
 ACCENTS = {"\u0303": "\u02dc", "\u0302": "\u02c6", "\u0304": "\u00af", "\u0307": "\u02d9"}
 READ = "ipynb+raw_tex+markdown_in_html_blocks+footnotes+startnum+tex_math_double_backslash"
 ASSETS = Path(__file__).parent
-TRAINING = r"(?m)^[^#`\n]*(?:[%!]|\bpython3? ).*train\.py"  # %run, !python, a cell of %%bash
+RUNS_TRAIN = r"(?m)^[^#`\n]*(?:[%!]|\bpython3? ).*train\.py"  # %run, !python, a cell of %%bash
 
 
 def report(
@@ -97,8 +97,8 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         raise LabError(f"{ipynb} is no notebook of nbformat 4; restore it with git, or save it")
     execution.set_parameters(notebook, parameters)
     said = f"sha256 {digest(read_cells(pairs.read_half(script) or ''))}"  # it may be edited soon
-    changed = parameters.keys() - {"run"}
-    said = "not as it stands: with other parameters" if changed else said
+    if parameters.keys() - {"run"}:
+        said = "not as it stands: with other parameters"
     notebook["metadata"]["lab"] = {"said": said}
     target = _target(root, stem)
     code = execution.code_digest(root, notebook)
@@ -111,7 +111,7 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         print("no code changed since the last report: its outputs stand (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
-    if re.search(TRAINING, "\n".join(map(nbfilter.source, notebook["cells"]))):
+    if re.search(RUNS_TRAIN, "\n".join(map(nbfilter.source, notebook["cells"]))):
         refuse_large(len(records.capture(root, [])[1]))  # now, not when hours are spent
     try:
         execution.execute(root, stem, notebook, code)

@@ -61,12 +61,12 @@ class Rerun:
 
     def variables(self) -> dict[str, str]:
         """Return the recorded variables that change numbers, and else those of this shell."""
-        env = project_env(self.scratch / "code")
+        root, code = self.root, self.scratch / "code"
+        env = project_env(code)
         paths = [Path(path).resolve() for path in env["PYTHONPATH"].split(os.pathsep)]
-        ours = [path for path in paths if path.is_relative_to(self.root)]
         # the recorded code's, not the working tree's
-        ours = {path: self.scratch / "code" / path.relative_to(self.root) for path in ours}
-        env["PYTHONPATH"] = os.pathsep.join(str(ours.get(path, path)) for path in paths)
+        paths = [code / p.relative_to(root) if p.is_relative_to(root) else p for p in paths]
+        env["PYTHONPATH"] = os.pathsep.join(map(str, paths))
         recorded = self.old.environment.get("variables") or {}
         again = set(environment.VARIABLES) - set(NOT_SET_AGAIN)
         env = {name: value for name, value in env.items() if name not in again}

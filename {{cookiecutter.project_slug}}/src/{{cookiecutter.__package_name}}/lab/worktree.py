@@ -79,7 +79,7 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
 
 
 def differences(root: Path, code: dict[str, Any]) -> list[str]:
-    """Say which files in `root`, of which `code` holds the hash alone, are others now; and warn."""
+    """Say what `code` warns of, and which files in `root`, known by their hash, are others now."""
     lines = [code["warning"]] if code.get("warning") else []
     for item in code.get("listed", []):
         now = listing(root, untilde(item["path"]), "")["sha256"]
