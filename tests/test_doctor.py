@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,18 @@ def test_the_doctor_of_a_healthy_checkout_does_not_import_torch(healthy):
         "print('torch' in sys.modules)"
     )
     assert healthy.python("-c", code, check=True).stdout.strip() == "False"
+
+
+def test_neither_doctor_nor_guard_waits_for_an_optional_check_of_addresses(healthy):
+    for command in (["doctor"], ["guard", "--all"]):
+        code = f"""
+            import sys
+            from {healthy.package}.lab.cli import main
+            main({command})
+            print("rfc3987:", sys.modules.get("rfc3987_syntax"))
+        """
+        done = healthy.python("-c", textwrap.dedent(code), check=True)
+        assert done.stdout.endswith("rfc3987: None\n")  # 1.1 s of a start
 
 
 def test_a_project_that_is_no_repository_is_sent_to_lab_setup(project):

@@ -245,6 +245,16 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
         ),
         (
             (
+                "Encountered problems while solving:\n  - package torchvision-0.28.0-cpu_py311h_0"
+                " requires pytorch 2.13.*, but none of the providers can be installed\n"
+            ),
+            (
+                "package torchvision-0.28.0-cpu_py311h_0 needs pytorch 2.13.*, which another pin"
+                " excludes; loosen one of the two"
+            ),
+        ),
+        (
+            (
                 "└─ pytorch-gpu =2.13 * is not installable because it requires\n   └─ __cuda =* *, "
                 "which is missing on the system."
             ),

@@ -7,6 +7,7 @@ import pytest
 from made_records import make_record
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 pytestmark = [
@@ -114,6 +115,21 @@ def test_seeds_fold_into_groups_with_mean_and_deviation(page):
     assert "±" in text
     next(group for group in groups if "resnet18" in group.text).click()
     assert len(page.find_elements(By.CSS_SELECTOR, "tbody tr:not(.group)")) == 2
+
+
+def test_the_keyboard_sorts_both_ways_and_opens_a_group_without_losing_its_place(page):
+    sort_by(page, "seed")
+    seeds = list(filter(None, cells(page, "seed")))
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    assert list(filter(None, cells(page, "seed"))) == seeds[::-1]
+    page.find_element(By.ID, "group").click()
+    button = page.find_element(By.CSS_SELECTOR, "tr.group button")
+    assert button.get_attribute("aria-expanded") == "false"
+    button.send_keys(Keys.ENTER)
+    assert page.find_elements(By.CSS_SELECTOR, "tbody tr:not(.group)")
+    assert page.switch_to.active_element.get_attribute("aria-expanded") == "true"
+    page.switch_to.active_element.send_keys(Keys.ENTER)
+    assert not page.find_elements(By.CSS_SELECTOR, "tbody tr:not(.group)")
 
 
 def test_selected_runs_are_overlaid_in_one_chart(page, tmp_path):

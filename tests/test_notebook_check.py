@@ -65,6 +65,14 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
         "a path of this machine",
     ),
     "slash": ('"digits"', '"C:/Users/ada"', "C:/", "a path of this machine"),
+    "data": ('"digits"', '"/data/imagenet"', "/data", "a path of this machine"),
+    "lustre": ('"digits"', '"/lustre/ada"', "/lustre", "a path of this machine"),
+    "kaggle": (
+        '"digits"',
+        '"x"\nos.environ["KAGGLE_KEY"] = "' + "a1" * 16 + '"',
+        "KAGGLE_KEY",
+        "like a password",
+    ),
     "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
     "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),
     "npm": ('"digits"', '"npm_' + "a1B2" * 9 + '"', "npm_", "a package registry's token"),
@@ -101,11 +109,12 @@ def checked(pristine, tmp_path_factory):
     swapped = baseline.replace("## 3. Data", "## x").replace("## 4. Model", "## 3. Data")
     texts["swapped"] = swapped.replace("## x", "## 4. Model")
     start, end = (baseline.index(f"# %% [markdown]\n# ## {name}") for name in ("1. P", "2. E"))
-    vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Is it any good? We believe so.\n\n"
+    vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Does dropout help a ResNet-18 on CIFAR-10? We believe so.\n\n"
     texts["vague"] = baseline[:start] + vague + baseline[end:]
     texts["innocent"] = baseline + (
         '\n# %%\npad_token = "<|endoftext|>"\ntoken = "positional_embedding"\n'
         "print(f\"token = '{pad_token}', https://x.org{root}\")\n"
+        'print(f"{ROOT}/tmp/x.png, {pairs[0]}/data/x.png")\n'
         "\n# %% [markdown]\n# $f:\\mathbb{R}^d\\to\\mathbb{R}$ and $T:X\\to Y$\n"
         "# $f:\\Omega\\mapsto\\mathbb{R}$, $T:\\Theta \\times X \\to Y$, $\\{x:\\phi(x)=0\\}$\n"
         "# $f:\\phi'(x) \\to y$ and $g:\\Omega' \\to X$\n"

@@ -52,6 +52,13 @@ def test_a_model_and_a_data_set_are_one_function_and_one_line_each(project, read
     listed = project.lab("runs", "--json", check=True).stdout
     assert '"stripes"' in listed
     assert '"mlp"' in listed
+    config = project.root / "src" / project.package / "config.py"
+    default = 'dataset: str = "digits"'
+    assert default in config.read_text(encoding="utf-8")
+    stripes = config.read_text(encoding="utf-8").replace(default, 'dataset: str = "stripes"')
+    config.write_text(stripes, encoding="utf-8")
+    tested = project.run("pytest", "-q", "tests")  # the defaults are the researcher's
+    assert tested.returncode == 0, tested.stdout
 
 
 @pytest.mark.slow
@@ -92,6 +99,9 @@ def test_a_second_experiment_is_new_edit_report_commit_and_the_checks_are_conten
     home = {"PRE_COMMIT_HOME": str(HOOKS_HOME)}
     repository.lab("setup", check=True, env=home)
     repository.lab("new", "Does a smaller learning rate help?", check=True)
+    repository.git("add", "notebooks")
+    drafted = repository.git("commit", "-m", "a draft", env=home)
+    assert "section 1 still holds its prompt" in drafted.stdout + drafted.stderr
     (half,) = (repository.root / "notebooks").glob("02_*.py")
     text = half.read_text(encoding="utf-8").replace("epochs = 30", "epochs = 2")
     half.write_text(re.sub(r"\*\*To write:\*\*.*", "At least 90%.", text), encoding="utf-8")

@@ -157,7 +157,7 @@ def test_executed_again_it_differs_in_times_and_run_id_alone(published, folder):
     published.lab("report", "01_baseline", check=True)
 
 
-def test_a_run_that_exists_is_reported_instead_of_training(published):
+def test_a_run_that_exists_is_reported_instead_of_training(published, tmp_path):
     published.train("--epochs", "2", "--seed", "7", check=True)
     run = published.runs()[-1].name
     count = len(published.runs())
@@ -185,6 +185,13 @@ def test_a_run_that_exists_is_reported_instead_of_training(published):
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert f"what figures show of {run} lies where it was made" in done.stderr
     (published.root / "runs" / "away").rename(published.root / "runs" / run)
+    (published.root / "runs").rename(tmp_path / "disk")  # as the README advises for another disk
+    (published.root / "runs").symlink_to(tmp_path / "disk")
+    done = published.lab("report", "02_another_seed", "--run", run, "--to", "md", "--again")
+    (published.root / "runs").unlink()
+    (tmp_path / "disk").rename(published.root / "runs")
+    assert done.returncode == 0, done.stderr
+    assert f"run = 'runs/{run}'" in text(folder / "README.md")
 
 
 def test_a_run_on_one_s_own_images_is_reported_from_where_they_are(published, tmp_path):

@@ -171,7 +171,7 @@ def test_notebooks_with_odd_metadata_are_named_and_shown(repository):
 
 def test_a_report_of_other_code_than_is_checked_out_says_so(bare, card):  # noqa: F811
     said = bare.lab("verify", "reports/02_theirs", check=True).stdout
-    assert "git restore reports" in said
+    assert "git restore reports (delete run/verification.json where it is new)" in said
     assert "is another" not in said
     with (bare.root / "train.py").open("a") as script:
         script.write("# changed after the report\n")

@@ -292,7 +292,7 @@ def test_a_stranger_s_checkpoint_runs_no_code(repository):
 def test_a_number_of_numpy_in_the_progress_is_refused_before_work_is_lost(repository):
     script = repository.root / "train.py"
     text = script.read_text(encoding="utf-8")
-    old = "    best_epoch: int = 0\n"
+    old = "    best_epoch: int = 0  # the last at or below the limit\n"
     assert old in text
     new = f"{old}    best_recall: object = __import__('numpy').float64(0.5)\n"
     script.write_text(text.replace(old, new), encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "src"))  # the code beside this file, whatever is installed
-# what is edited from here on, as while torch is imported, may not be what runs: `capture` says so
+# as the sources are now, before the slow imports: `capture` names those that were edited since
 WRITTEN = {p: p.lstat().st_mtime_ns for p in (*ROOT.glob("*.py"), *ROOT.glob("src/**/*.py"))}
 
 import torch
@@ -93,9 +93,9 @@ class Progress:
     step: int = 0  # within the epoch
     seconds: float = 0.0  # of the complete epochs
     epoch_seconds: float = 0.0  # of this one, before an interruption
-    best_epoch: int = 0
-    best_loss: float = float("inf")  # of the validation images
-    loss_limit: float = float("inf")  # above it an epoch counts as worse
+    lowest_loss: float = float("inf")  # of the validation images, in any epoch
+    loss_limit: float = float("inf")  # one standard error above it
+    best_epoch: int = 0  # the last at or below the limit
     best_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ class Training:
         self.optimizer = torch.optim.AdamW(model.parameters(), config.learning_rate, **settings)
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, config.learning_rate, config.epochs * len(self.batches) + 1
-        )
+        )  # + 1: the last step() comes after the last batch
         self.amp = torch.autocast(world.device.type, torch.bfloat16, config.amp == "bf16")
         self.progress = Progress()
         self.sums = torch.zeros(3, device=world.device)  # loss, accuracy, norm of the gradients
@@ -124,10 +124,10 @@ class Training:
 
     def begin(self, code: tuple[dict, bytes]) -> None:
         """Start a new record."""
-        read = {"data": self.splits.data, "files": self.splits.files, "folder": self.splits.folder}
-        read |= {"data_dir": self.options.data_dir, "world_size": self.world.size}
+        known = {"data": self.splits.data, "files": self.splits.files, "folder": self.splits.folder}
+        known |= {"data_dir": self.options.data_dir, "world_size": self.world.size}
         self.record = records.Record.create(
-            ROOT, self.options.runs_dir, config=asdict(self.config), code=code, **read
+            ROOT, self.options.runs_dir, config=asdict(self.config), code=code, **known
         )
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
@@ -206,15 +206,15 @@ class Training:
         }
         if self.record:
             self.record.append(row)
-            with contextlib.suppress(OSError):  # Ctrl-C ends `| tee`, too: this has yet to save
+            with contextlib.suppress(OSError):  # `| tee` may be gone; training must still save
                 bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
         # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
         # images cannot tell apart, the last; few images would often pick an early one by luck.
-        if validation_loss < progress.best_loss:
+        if validation_loss < progress.lowest_loss:
             losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
             std_error = float(losses.std(correction=0) / len(losses) ** 0.5)
-            progress.best_loss, progress.loss_limit = validation_loss, validation_loss + std_error
-        if validation_loss <= progress.loss_limit or not progress.best_weights:  # NaN so far
+            progress.lowest_loss, progress.loss_limit = validation_loss, validation_loss + std_error
+        if validation_loss <= progress.loss_limit or not progress.best_weights:  # or all NaN so far
             progress.best_epoch, progress.best_weights = progress.epoch, copy_of(self.model)
         progress.step, progress.epoch_seconds = 0, 0.0
         progress.seconds += seconds
@@ -232,7 +232,7 @@ class Training:
             parts.append(logits.float().log_softmax(1))
         log_probs = torch.zeros(len(split), len(self.splits.class_names))
         for rank, part in enumerate(self.world.gather([part.cpu() for part in parts])):
-            log_probs[rank :: self.world.size] = torch.cat([*part, log_probs[:0]])  # perhaps none
+            log_probs[rank :: self.world.size] = torch.cat([*part, log_probs[:0]])  # or none
         accuracy = (log_probs.argmax(1) == labels).float().mean()
         return functional.nll_loss(log_probs, labels).item(), accuracy.item(), log_probs
 

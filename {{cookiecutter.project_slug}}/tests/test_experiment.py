@@ -10,12 +10,14 @@ from {{cookiecutter.__package_name}}.config import Config, RunOptions
 from {{cookiecutter.__package_name}}.data import load_splits
 from {{cookiecutter.__package_name}}.models import MODELS, build_model
 
+ONE_EPOCH = ["--dataset", "digits", "--epochs", "1", "--device", "cpu"]  # whatever Config says
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """One epoch on the digits."""
     runs = str(tmp_path_factory.mktemp("runs"))
-    record, _ = train.main(["--epochs", "1", "--device", "cpu", "--runs-dir", runs])
+    record, _ = train.main([*ONE_EPOCH, "--runs-dir", runs])
     return record
 
 
@@ -30,7 +32,7 @@ def test_a_model_gives_a_logit_for_each_class_and_learns_in_every_layer(name, sh
 
 
 def test_the_splits_share_no_image():
-    splits = load_splits(Config(), RunOptions())
+    splits = load_splits(Config(dataset="digits"), RunOptions())
     parts = [splits.train, splits.validation, splits.test]
     images = [{image.numpy().tobytes() for image in part.pixels} for part in parts]
     assert sum(map(len, parts)) == 1797
@@ -44,7 +46,7 @@ def test_one_epoch_learns_and_leaves_a_finished_record(run):
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(run, tmp_path):
-    options = ["--epochs", "1", "--device", "cpu", "--runs-dir", str(tmp_path)]
+    options = [*ONE_EPOCH, "--runs-dir", str(tmp_path)]
     again, _ = train.main(options)
     other, _ = train.main([*options, "--seed", "43"])
     assert again.result["weights_sha256"] == run.result["weights_sha256"]

@@ -133,8 +133,8 @@ def take_recorded(
     config, options = parse_arguments(argv, base, data_dir)
     differing = [
         f"--{name.replace('_', '-')} {new} (recorded: {old})"
-        for (name, old), new in zip(vars(base).items(), vars(config).values(), strict=True)
-        if new != old and (name, new) != ("device", "auto")  # auto fits every recorded device
+        for name, old in vars(base).items()
+        if (new := getattr(config, name)) != old and (name, new) != ("device", "auto")  # fits any
     ]
     if differing:
         raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")

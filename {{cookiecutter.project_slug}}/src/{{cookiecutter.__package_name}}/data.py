@@ -60,7 +60,7 @@ class Split:
 class Splits:
     """A data set, split into what training, model selection and the final test may see.
 
-    `data` and `samples` are called as in `Record`: the figures take either.
+    It has `data` and `samples`, as a `Record` has, so that figures draw from either.
     """
 
     train: Split

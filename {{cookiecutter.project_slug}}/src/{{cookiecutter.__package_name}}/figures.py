@@ -8,7 +8,7 @@ bytes. Images have the shape (samples, height, width, channels), probabilities (
 
 import base64
 import io
-from itertools import cycle, product
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -188,7 +188,7 @@ def roc_curves(record: Record) -> Chart:
     chart, [axes] = _chart(title, caption, (1, 2), 3.4)
     for panel in axes:
         panel.plot([0, 1], [0, 1], color="0.7", linewidth=1)  # guessing
-        for index, (dash, colour) in zip(tested, cycle(product(DASHES, COLOURS)), strict=False):
+        for index, dash, colour in zip(tested, cycle(DASHES), cycle(COLOURS), strict=False):
             label = f"{names[index]}: {areas[index]:.4f}" if index in worst else None
             panel.plot(*curves[index], label=label, color=colour, linestyle=dash)
         panel.plot(*micro, color="0.4", linewidth=4, alpha=0.4, label="micro average")

@@ -12,9 +12,8 @@ def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) 
     """Two blocks of convolution, batch norm, pooling and ReLU, then one linear layer.
 
     From images of `input_shape`, (channels, height, width), to the logits of so many `classes`; it
-    ignores `config`.
-    Pooling before ReLU computes the same as after it, on a quarter of the values. The head sees
-    every position: digits need more than what is the same wherever it stands.
+    ignores `config`. Pooling before ReLU computes the same as after it, on a quarter of the values.
+    The last layer sees every position: where a stroke is tells a 6 from a 9.
     """
     channels, height, width = input_shape
     return nn.Sequential(

@@ -38,7 +38,7 @@ SEED = re.compile(
 TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
 MACHINE = (
-    r"(?<![\w.:/~-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|tmp)/[\w.-]+"
+    r"(?<![\w.:/~})\]-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|lustre|data|tmp)/[\w.]"
     r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?!(?:[^$'\"]|'(?=[(\\^_$}' ]))*\$"  # a formula ends on this line
     r"|math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"
 )
@@ -129,7 +129,7 @@ def _section(name: str, line: int, cells: list[Cell]) -> Found:
     lack, pattern = NEEDS[need]
     if not re.search(pattern, text):
         yield line, f"section {name[0]} {lack}; {remedy}", True
-    elif name == "1. Purpose" and not prompts and not re.search(r"\d", text):
+    elif name == "1. Purpose" and not prompts and not re.search(r"(?:[^\w.-]|\s[-.])\d", text):
         yield line, "the hypothesis has no number; say what is measured, and how much of it", False
 
 

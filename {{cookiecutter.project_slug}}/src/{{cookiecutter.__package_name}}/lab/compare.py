@@ -168,8 +168,7 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     names = dict.fromkeys(name for row in rows for name in row)
     varied = {name for name in names if any(row.get(name) != rows[0].get(name) for row in rows)}
     shown = SHOWN | asked | (varied - HIDDEN)
-    columns = [name for name in names if name in shown or name.startswith("test_")]
-    columns = columns or ["run"]
+    columns = [name for name in names if name in shown or name.startswith("test_")] or ["run"]
     cells = [columns, *([_shown(row.get(name)) for name in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     form = "  ".join(f"{{:<{width}}}" for width in widths)

@@ -15,7 +15,7 @@ SECRETS = {
     "a Hugging Face token": r"\bhf_\w{30,}",
     "a Slack token": r"\bxox[abprs]-[\w-]{10,}",
     "a package registry's token": r"\bpypi-[\w-]{50,}|\bnpm_\w{36}",
-    "an API key": r"\bsk-[\w-]{20,}|\bAIza[\w-]{35}",
+    "an API key": r"\bsk-[\w-]{20,}|\bAIza[\w-]{35}|\bsk_live_\w{20,}|\bdckr_pat_[\w-]{20,}",
     "a web token": r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.",
     "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY",
     "a password": r"://[^\s/:@'\"]+:[^\s/@'\"]+@"
@@ -26,6 +26,6 @@ SECRETS = {
     r"|(?:login\(\s*(?:key\s*=\s*)?|setdefault\(\s*[\"']\w*(?:KEY|TOKEN|SECRET)[\"'],\s*)"
     r"[\"'](?=[\w-]*\d)[\w-]{32,}[\"']"
     r"|\b(?:wandb\s+login|Bearer)\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{20,}"
-    r"|(?i:token)[\"']?\]?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",  # words have no digit
+    r"|(?i:token|kaggle_key)[\"']?\]?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",
 }
 SECRET_TEXT = re.compile("|".join(SECRETS.values()).encode())

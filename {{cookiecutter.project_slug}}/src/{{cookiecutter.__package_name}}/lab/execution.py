@@ -5,7 +5,6 @@ import contextlib
 import hashlib
 import json
 import re
-import sys
 import time
 from pathlib import Path
 
@@ -87,7 +86,6 @@ def execute(root: Path, stem: Path, notebook: dict, code: str) -> None:
 
     The code is of the project at `root`; its digest, `code`, goes into the metadata.
     """
-    sys.modules.setdefault("rfc3987_syntax", None)  # an optional check that costs two seconds
     from concurrent.futures import ThreadPoolExecutor
 
     import nbclient

@@ -35,7 +35,7 @@ WORDS = {  # what solvers print, and what it means; the first that fits
     " loosen its pin",
     r"depends\s+on\s+(\S+)\s+and\s+(\S+),\s+we\s+can\s+conclude\s+that\s+your\s+requirements":
     "{0} and {1} exclude each other; loosen one of the two",
-    r"([\w.-]+ \S+).*? (?:would require|requires)\W+([\w.-]+ \S+?)(?: \S+)?,? (?:for|but|which)":
+    r"(\w\S* \S+).*? (?:would require|requires)\W+([\w.-]+ \S+?)(?: \S+)?,? (?:for|but|which)":
     "{0} needs {1}, which another pin excludes; loosen one of the two",
 }  # fmt: skip
 

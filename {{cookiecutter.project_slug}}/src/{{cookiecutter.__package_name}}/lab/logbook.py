@@ -37,8 +37,7 @@ def logbook(root: Path) -> int:
         metrics, report = record.metrics, reports.get(row["run"])
         run = {name: row[name] for name in ("run", "state", "verdict", "verified")}
         run |= {"config": record.config, **versions_of(row["path"])}
-        result = record.result.items()
-        run["result"] = {name: value for name, value in result if name.startswith("test_")}
+        run["result"] = {k: v for k, v in record.result.items() if k.startswith("test_")}
         run["epochs"] = _thinned([line.get("epoch") for line in metrics])
         names = {name: 0 for line in metrics for name in line if name not in ("epoch", "seconds")}
         run["curves"] = {name: _thinned([line.get(name) for line in metrics]) for name in names}

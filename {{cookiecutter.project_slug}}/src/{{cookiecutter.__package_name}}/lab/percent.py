@@ -19,6 +19,8 @@ from . import nbfilter
 from .notebooks import read_cells
 from .project import LabError
 
+sys.modules.setdefault("rfc3987_syntax", None)  # nbformat can do without, and is 2 s quicker
+
 # As in notebooks/jupytext.toml, which tells Jupyter the same.
 FORMAT = {"extension": ".py", "format_name": "percent",
           "notebook_metadata_filter": "-all", "cell_metadata_filter": "all"}  # fmt: skip
@@ -29,7 +31,6 @@ FRAGILE = re.compile(rf"[{BREAKS}]|(?m:^)\s*#?\s*(?:%%|<codecell>|In\[)")  # may
 
 def _jupytext():
     """Import jupytext, which costs 0.3 s."""
-    sys.modules.setdefault("rfc3987_syntax", None)  # nbformat can do without, and is 2 s quicker
     warnings.filterwarnings("ignore", "The following metadata cannot")  # it stays in the .ipynb
     import jupytext
 

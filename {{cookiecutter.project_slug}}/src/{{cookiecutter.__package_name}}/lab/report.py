@@ -145,8 +145,10 @@ def _name_of_run(root: Path, run: str) -> str:
         if not (record.path / "predictions.npz").exists():
             why = f"what figures show of {record.id} lies where it was made"
             raise LabError(f"{why}; report it there, or train anew: leave out --run")
-    path = record.path.resolve()
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
+    for path in (record.path.absolute(), record.path.resolve()):  # `runs` may be a link
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return path.as_posix()
 
 
 def _render(root, stem, notebook, folder, formats, with_code=False):

@@ -58,7 +58,8 @@ def verify(
         raise LabError(f"{record.path} holds another run by now; this verdict is not kept")
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
     if (root / "reports").resolve() in record.path.resolve().parents:
-        print("  show it: lab report --readme; git add reports README.md; or: git restore reports")
+        print("  show it: lab report --readme; git add reports README.md")
+        print("  or undo it: git restore reports (delete run/verification.json where it is new)")
         if capture(root, [])[0]["sources"] != record.code.get("sources"):
             print("  judged was the recorded code; what is checked out here is another")
     return int(verdict["verdict"] == "different")
