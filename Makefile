@@ -21,7 +21,7 @@ help: ## list the targets
 
 demo: .venv/.ready ## generate a project, train, report and verify (about a minute after the install)
 	rm -rf demo.previous
-	if test -e demo; then mv demo demo.previous; fi
+	if test -e demo; then mv demo demo.previous; echo "the demo before is in demo.previous"; fi
 	$(BIN)/cookiecutter --no-input --output-dir demo .
 	$(BIN)/pip install --quiet --no-deps --editable $(DEMO)
 	cd $(DEMO) && PATH="$(CURDIR)/$(BIN):$$PATH" sh -ec '\

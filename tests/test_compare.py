@@ -63,8 +63,7 @@ def test_the_table_shows_the_last_verdict(repository, runs):
     assert len(rows(repository)) == len(list(runs.glob("2026*"))) - 1
 
 
-@pytest.mark.usefixtures("runs")
-def test_runs_are_filtered_and_sorted_by_config_and_metric(repository):
+def test_runs_are_filtered_and_sorted_by_config_and_metric(repository, runs):
     assert {row["model"] for row in rows(repository, "--where", "model=resnet18")} == {"resnet18"}
     chosen = rows(repository, "--where", "test_accuracy>=0.93", "--where", "seed<2")
     assert chosen
@@ -75,6 +74,11 @@ def test_runs_are_filtered_and_sorted_by_config_and_metric(repository):
     assert losses[len(known) :] == [None] * (len(losses) - len(known))
     lowest = rows(repository, "--sort", "validation_loss")[0]["validation_loss"]
     assert lowest == min(row.get("validation_loss", 9) for row in rows(repository))
+    for number, odd in enumerate((32, [32, 64], "wide")):  # the type of a field was changed
+        (path,) = list(runs.glob("*resnet18*"))[number].glob("config.json")
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"widths": odd}))
+    shown = [row.get("widths") for row in rows(repository, "--sort", "widths")]
+    assert [width for width in shown if width is not None] == [32, [32, 64], "wide"]
     for bad in (("--sort", "accuracy"), ("--where", "accuracy=1"), ("--where", "nonsense")):
         done = repository.lab("runs", *bad)
         assert done.returncode == 2

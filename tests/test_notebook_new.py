@@ -32,6 +32,21 @@ def test_a_new_notebook_is_the_next_pair_with_seven_sections_and_a_prompt_in_eac
     assert stem.name not in again.stdout  # both halves were written in step
 
 
+def test_a_full_disk_leaves_no_half_of_a_new_pair(project):
+    resource = pytest.importorskip("resource")
+    project.lab("new", "First", check=True)
+    (first,) = (project.root / "notebooks").glob("02_first.py")
+    room = first.stat().st_size + 100  # for one half, and not for the other
+
+    def full():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    done = project.lab("new", "Other", preexec_fn=full)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert not list((project.root / "notebooks").glob("03_*"))
+    project.lab("new", "Other", check=True)
+
+
 def test_its_code_is_python_of_this_package(project):
     project.lab("new", "Which seed?", check=True)
     text = (project.root / "notebooks/02_which_seed.py").read_text(encoding="utf-8")

@@ -54,7 +54,7 @@ def test_prose_notebooks_and_tests_are_no_sources_and_code_and_its_data_are(repo
         return capture(repository, tmp_path / "out")[0]["sources"]
 
     start = sources()
-    for name in ("README.md", "notebooks/new.py", "tests/test_new.py", "pyproject.toml",
+    for name in ("README.md", "notebooks/new.py", "tests/test_new.py", "pyproject.toml", "CITATION.cff",
                  f"src/{repository.package}/lab/new.py", ".github/x.yml"):  # fmt: skip
         path = repository.root / name
         path.write_text((path.read_text() if path.exists() else "") + "# more\n")

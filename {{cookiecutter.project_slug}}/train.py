@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
     try:
         return run(sys.argv[1:] if argv is None else argv)
     except (UserError, records.LabError) as error:
-        message = str(error)
+        message = str(error).replace("\n", " ")
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise

@@ -23,7 +23,7 @@ LARGE_TOGETHER = 5_000_000  # bytes of untracked files in one patch
 NOT_CODE = ":(exclude)reports"  # made from records: in the patch they would nest without end
 ASIDE = (  # of no effect on a number
     "notebooks", "tests", "docs", "cluster", "*.md", ".*", "LICENSE", "Dockerfile", "*.log",
-    "*.out", "environment*.yml", "*.lock", "conda-lock.yml", "pyproject.toml", "ruff.toml",
+    "*.out", "*.cff", "environment*.yml", "*.lock", "conda-lock.yml", "pyproject.toml", "ruff.toml",
 )  # fmt: skip
 NOT_ASIDE = (":(exclude,glob)src/*/lab/**", *(f":(exclude){pattern}" for pattern in ASIDE))
 BEHIND = "behind a symbolic link"

@@ -153,7 +153,8 @@ def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: b
     if sort:
         name = sort.lstrip("-")
         have = [row for row in rows if row.get(name) is not None]
-        have.sort(key=lambda row: (isinstance(row[name], str), row[name]), reverse=sort[0] == "-")
+        numbers = all(isinstance(row[name], int | float) for row in have)
+        have.sort(key=lambda row: row[name] if numbers else str(row[name]), reverse=sort[0] == "-")
         rows = have + [row for row in rows if row.get(name) is None]
     if as_json:
         print(json.dumps(rows, indent=1))

@@ -54,9 +54,8 @@ def _torch() -> dict[str, Any]:
     blas = re.search(r"BLAS_INFO=([\w-]+)", text)
     libraries = re.findall(r"(?m)^\s*- (Intel\(R\) (?:oneAPI )?(?:Math|MKL).+|OpenBLAS.+)$", text)
     found = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip}
-    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    found |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "gpus": []}
     found["blas"] = "; ".join([*(blas.groups() if blas else ()), *libraries])
-    found["gpus"] = []
     if torch.cuda.is_available():
         found["cudnn"] = torch.backends.cudnn.version()
         cards = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))

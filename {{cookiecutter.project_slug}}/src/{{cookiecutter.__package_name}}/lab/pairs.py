@@ -75,8 +75,13 @@ def write_pair(root: Path, stem: Path, text: str) -> None:
     LabError if a half could not hold it.
     """
     refuse_odd_lines(text)
-    write_whole(half(stem, ".py"), text)
-    _step(root, stem, bases.new_backup(root))
+    try:
+        write_whole(half(stem, ".py"), text)
+        _step(root, stem, bases.new_backup(root))
+    except BaseException:  # a full disk: half a pair would hold its name
+        for suffix in (".py", ".ipynb"):
+            half(stem, suffix).unlink(missing_ok=True)
+        raise
 
 
 def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:

@@ -70,9 +70,7 @@ def report(
     code = 0
     if name:
         stem = pairs.find_notebook(root, name)
-        values = dict(parameters)
-        if run:
-            values["run"] = repr(_name_of_run(root, run))
+        values = dict(parameters) | ({"run": repr(_name_of_run(root, run))} if run else {})
         notebook = _executed(root, stem, values, again)
         code = _publish(root, stem, notebook, formats, with_code) if notebook else 1
     elif not readme:
@@ -145,10 +143,9 @@ def _name_of_run(root: Path, run: str) -> str:
         if not (record.path / "predictions.npz").exists():
             why = f"what figures show of {record.id} lies where it was made"
             raise LabError(f"{why}; report it there, or train anew: leave out --run")
-    for path in (record.path.absolute(), record.path.resolve()):  # `runs` may be a link
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return path.as_posix()
+    path = root / "runs" / record.path.name  # which may be a link to another disk
+    path = path if path.exists() else record.path.resolve()
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
 def _render(root, stem, notebook, folder, formats, with_code=False):
@@ -261,7 +258,8 @@ def _pandoc(folder: Path, kind: str, output: str, *options) -> None:
     command = [program, *files, *form, "--lua-filter", ASSETS / "report.lua", *options]
     done = call(command, cwd=folder)
     if done.returncode:
-        raise LabError(f"pandoc cannot write {output}: {done.stderr.strip()}")
+        # less the backtrace that Haskell adds
+        raise LabError(f"pandoc cannot write {output}: {done.stderr.split('HasCall')[0].strip()}")
 
 
 def _typeset(folder: Path) -> tuple[str, str] | None:

@@ -85,8 +85,7 @@ def _hooks(root: Path) -> bool:
     python = f"INSTALL_PYTHON={_shell_path(root, sys.executable)}"
     for name in HOOKS:
         hook = _git_dir(root, f"hooks/{name}")
-        text = hook.read_text(encoding="utf-8")
-        text = re.sub(r"(?m)^INSTALL_PYTHON=.*", lambda _: python, text)
+        text = re.sub(r"(?m)^INSTALL_PYTHON=.*", lambda _: python, hook.read_text(encoding="utf-8"))
         hook.write_text(text, encoding="utf-8", newline="\n")
     print(f"hooks: {', '.join(HOOKS)} are installed")
     return True

@@ -43,8 +43,7 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
                 others.append({"output_type": "stream", "name": "stdout", "text": trace})
             elif not any("widget-view" in kind for kind in part["data"]):
                 data = _figure(part, folder, section, counts) or part["data"]
-                kinds = [kind for kind in SHOWN if kind in data][:1]
-                shown = [(kind.replace("latex", "markdown"), data[kind]) for kind in kinds]
+                shown = [(k.replace("latex", "markdown"), data[k]) for k in SHOWN if k in data][:1]
                 others.append({"output_type": "display_data", "data": dict(shown), "metadata": {}})
         for part in others:
             texts = part.get("data", part)

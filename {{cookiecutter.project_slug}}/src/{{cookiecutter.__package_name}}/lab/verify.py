@@ -54,6 +54,8 @@ def verify(
         print(f"running {record.id} again{first}, at {record.code['base'][:12]}", file=sys.stderr)
         verdict = _judge(Rerun(root, Record(kept), python, scratch, epochs), tolerance)
     _tell(verdict)  # first: the record may lie where nobody may write
+    if listed := [item["path"] for item in record.code.get("listed", [])]:
+        print(f"  of these the record holds the hash alone: {', '.join(listed[:20])}")
     if record.result != verdict["result"]:
         raise LabError(f"{record.path} holds another run by now; this verdict is not kept")
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")

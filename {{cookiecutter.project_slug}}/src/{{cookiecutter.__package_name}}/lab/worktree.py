@@ -96,9 +96,8 @@ def differences(root: Path, code: dict[str, Any]) -> list[str]:
 
 def beyond(record: Any) -> dict[str, str]:
     """Return what `record` knows by a hash alone: submodules, and files outside its patch."""
-    code = record.code
-    modules = {one["path"]: one["commit"] for one in code.get("submodules", [])}
-    return modules | {one["path"]: one["sha256"] for one in code.get("listed", [])}
+    modules = {one["path"]: one["commit"] for one in record.code.get("submodules", [])}
+    return modules | {one["path"]: one["sha256"] for one in record.code.get("listed", [])}
 
 
 def diff(root: Path, one: Any, other: Any) -> list[str]:
