@@ -1,12 +1,13 @@
 """The generated README, taken at its word."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from conftest import TEMPLATE
+from conftest import TEMPLATE, Project
 from notebook_pairs import HOOKS_HOME, build_hooks
 
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
@@ -111,6 +112,38 @@ def test_a_second_experiment_is_new_edit_report_commit_and_the_checks_are_conten
     checked = repository.lab("check", "--strict")
     assert checked.returncode == 0, checked.stdout
     assert repository.git("status", "--porcelain").stdout == ""
+
+
+@pytest.mark.slow
+@pytest.mark.torch
+def test_a_report_outlives_its_squashed_branch_and_is_verified_in_a_colleagues_clone(
+    repository, tmp_path
+):
+    build_hooks(repository)
+    home = {"PRE_COMMIT_HOME": str(HOOKS_HOME)}
+    repository.lab("setup", check=True, env=home)
+    remote, clone = tmp_path / "remote.git", Project(tmp_path / "clone")
+    subprocess.run(["git", "clone", "-q", "--bare", repository.root, remote], check=True)
+    repository.git("remote", "add", "origin", remote)
+    repository.git("fetch", "-q", "origin")
+    repository.git("switch", "-qc", "feature")
+    models = repository.root / "src" / repository.package / "models.py"
+    models.write_text(models.read_text().replace("nn.ReLU(),", "nn.GELU(),"), encoding="utf-8")
+    repository.git("commit", "-qam", "another activation", env=home)
+    repository.lab("report", "01_baseline", "-p", "epochs", "2", "--to", "md", check=True)
+    repository.git("add", "reports")
+    repository.git("commit", "-qm", "its report", env=home)
+    repository.git("switch", "-q", "main")
+    repository.git("merge", "-q", "--squash", "feature")
+    repository.git("commit", "-qm", "all at once", env=home)
+    repository.git("push", "-q", "origin", "main", env=home)
+    subprocess.run(["git", "clone", "-q", remote, clone.root], check=True)
+    shutil.rmtree(repository.root)
+    clone.lab("setup", check=True, env=home)
+    done = clone.lab("verify", "reports/01_baseline")
+    assert ": identical" in done.stdout, done.stdout + done.stderr
+    changed = clone.git("status", "--porcelain", "-uall").stdout.split()
+    assert changed == ["??", "reports/01_baseline/run/verification.json"]
 
 
 def test_the_table_names_every_command_and_option_that_there_is(readme, pristine):
