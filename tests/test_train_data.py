@@ -205,7 +205,7 @@ def test_a_class_without_a_png_or_jpg_is_named_and_not_left_out(repository):
     (train / "dim" / "1.dcm").write_bytes(b"DICM")
     done = repository.train(*FOLDER)
     assert done.returncode == 2
-    assert "images of ['bright', 'dark'], not of ['dim']" in done.stderr
+    assert "images of ['bright', 'dark'], not ['dim']" in done.stderr
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

@@ -36,7 +36,7 @@ DATA, MODEL = 1, 2  # random streams: order and augmentation; what the model dra
 def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Module]:
     """Train; return the record (`None` on ranks above 0) and the model with its last weights.
 
-    Raises SystemExit: 2 for what cannot be done, 128 + a signal's number after saving for it.
+    Raises SystemExit: 2 if it cannot be done, 128 + the signal's number if a signal stopped it.
     """
     try:
         return run(sys.argv[1:] if argv is None else argv)
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
             raise
-        message = f"{error}; mend that and start again, or go on with --resume where a run began"
+        message = f"{error}; fix this and start again, or use --resume if a run had begun"
     print(f"train.py: {message}", file=sys.stderr)
     raise SystemExit(2)
 
@@ -53,13 +53,13 @@ def main(argv: list[str] | None = None) -> tuple[records.Record | None, nn.Modul
 def run(argv: list[str]) -> tuple[records.Record | None, nn.Module]:
     """Run one experiment, from its arguments to its result."""
     if configuration.ROOT != ROOT:
-        raise UserError(f"the package is not of {ROOT}: restart python, or pip install -e {ROOT}")
+        raise UserError(f"another project is loaded: restart python, or pip install -e {ROOT}")
     config, options = configuration.parse_arguments(argv)
     record = None
     if options.resume is not None:
         record = records.find(ROOT, options.resume, options.runs_dir, state="unfinished")
         if record.state != "unfinished":
-            raise UserError(f"{record.id} is {record.state}; --resume goes on with unfinished runs")
+            raise UserError(f"{record.id} is {record.state}; --resume needs an unfinished run")
         config, options = configuration.take_recorded(argv, record.config, record.data_folder(ROOT))
     world = join_world(config.device)
     bf16_on_gpu = config.amp == "bf16" and world.device.type == "cuda"
@@ -132,14 +132,14 @@ class Training:
         self.checkpoints = Checkpoints(self.record.path, self.options.checkpoint_minutes, self.stop)
 
     def go_on(self, record: records.Record, code: tuple[dict, bytes] | None) -> None:
-        """Take up an unfinished run where its last checkpoint left it."""
+        """Continue an unfinished run from its last checkpoint."""
         if (size := record.environment.get("world_size", 1)) != self.world.size:
-            raise UserError(f"{record.id} was begun by {size} processes; give torchrun as many")
+            raise UserError(f"{record.id} was begun by {size} processes; start as many by torchrun")
         if self.world.rank == 0:
             folder, cache = self.splits.folder, record.path.parent / ".fingerprints.json"
             now = records.fingerprint(self.splits.files, folder, cache)
             if now != record.data.get("fingerprint"):
-                raise UserError(f"{folder} is not the data of {record.id}; name its --data-dir")
+                raise UserError(f"{folder} is not the data of {record.id}; give its --data-dir")
             self.checkpoints = Checkpoints(record.path, self.options.checkpoint_minutes, self.stop)
             self.record = record
         if state := checkpoints.load_newest(record.path):

@@ -32,12 +32,12 @@ if run:
 #
 # Can a network small enough to train in seconds on a laptop read handwritten digits that have
 # only 64 pixels each? If it can, it is the baseline that every later experiment of this project
-# has to beat, and a check that the whole bench works.
+# has to beat, and a check that all tools work.
 #
 # **Hypothesis.** Two blocks of convolution, trained for 30 epochs on fewer than 1,300 images,
 # classify at least **98.5%** of the unseen test images correctly.
 #
-# **Why one would believe it.** A nearest-neighbour classifier, which knows nothing of images,
+# **Why it is plausible.** A nearest-neighbour classifier, which knows nothing of images,
 # already gets most of these digits right (section 3 measures it). A convolution shares its
 # weights over all positions, so a stroke learned in one place is known in all, and training on
 # copies shifted by one pixel teaches that the place of a digit means nothing. Both should remove
@@ -91,9 +91,9 @@ Markdown("| what | found |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v i
 # ## 3. Data
 #
 # The [optical recognition of handwritten digits](https://archive.ics.uci.edu/dataset/80) set has
-# 1,797 grey images of 8×8 pixels, each pixel a count from 0 to 16. A fifth is kept for the test,
-# which is touched once, at the end; a tenth of the rest chooses the best epoch. The classes are
-# about equally frequent, so accuracy is a fair measure.
+# 1,797 grey images of 8×8 pixels, each pixel a count from 0 to 16. A fifth is the test set, used
+# only once, at the end; a tenth of the rest is the validation set, which chooses the best epoch.
+# The classes are about equally frequent, so accuracy is a fair measure.
 
 # %%
 splits = load_splits(config, options)
@@ -102,13 +102,13 @@ figures.class_distribution(splits)
 # %% [markdown]
 # Pixels are normalised with the mean and standard deviation of the training split. Augmentation
 # shifts each training image by up to one pixel, differently in each epoch; it never flips, because
-# a mirrored digit is no digit.
+# a mirrored digit is not a digit.
 
 # %%
 figures.samples(splits)
 
 # %% [markdown]
-# What has to be beaten is the nearest neighbour by Euclidean distance, measured on the validation
+# The model to beat is the nearest neighbour by Euclidean distance, measured on the validation
 # split so that the test images stay unseen.
 
 # %%
@@ -129,10 +129,10 @@ Markdown(f"Nearest neighbour: **{neighbour:.2%}** of the validation images right
 #
 # | part | why |
 # |---|------|
-# | 3×3 convolution, 32 then 64 channels | finds strokes wherever they are; twice the channels when the image shrinks keep the information |
+# | 3×3 convolution, 32 then 64 channels | finds strokes wherever they are; doubling the channels as the image shrinks keeps information |
 # | batch normalisation | lets the high learning rate of the one-cycle schedule work |
-# | 2×2 maximum pooling, then ReLU | forgives a pixel's shift; in this order ReLU computes the same from a quarter of the values |
-# | flatten and one linear layer | sees *where* a stroke is, which tells 6 from 9; averaging over positions would lose it |
+# | 2×2 maximum pooling, then ReLU | tolerates a shift of one pixel; ReLU after pooling gives the same result from a quarter of the values |
+# | flatten and one linear layer | sees *where* a stroke is, which tells 6 from 9; averaging over positions would lose this |
 
 # %%
 from torchinfo import summary
@@ -154,17 +154,17 @@ Markdown(f"**{parameters:,}** parameters, for {len(splits.train):,} training ima
 # `train.py` runs here, in a terminal and on a cluster.
 
 # %%
-record = model = None  # else, when %run fails, the last run's would be shown
+record = model = None  # so that a %run that fails shows no earlier run
 # %run ../train.py {arguments}
 if record is None:
-    raise RuntimeError("the training failed; its message stands above")
+    raise RuntimeError("the training failed; its message is above")
 
 # %%
 figures.learning_curves(record)
 
 # %% [markdown]
-# Do the gradients vanish? A norm that falls towards zero while the loss is still high would say
-# so; one that shrinks together with the loss says that there is little left to learn.
+# Do the gradients vanish? They do if their norm falls towards zero while the loss is still high; if
+# the norm shrinks together with the loss, there is little left to learn.
 
 # %%
 figures.gradient_norm(record)
@@ -226,16 +226,16 @@ low, high = (  # Wilson's interval, 95%
 settled = low > target or high < target
 Markdown(
     f"The hypothesis **{'holds' if accuracy >= target else 'does not hold'}** in run `{record.id}`: "
-    f"{accuracy:.2%} of {tested} test images are right, {target:.1%} were asked for. With so few "
+    f"{accuracy:.2%} of {tested} test images are right; the target was {target:.1%}. With so few "
     f"test images the true rate lies between {low:.1%} and {high:.1%} (95% interval), so this run "
     f"{'settles the question' if settled else 'alone cannot settle it'}."
 )
 
 # %% [markdown]
-# One seed is one draw. What the project should do next:
+# One seed is one random draw. What the project should do next:
 #
 # 1. Repeat with ten seeds (`python train.py --seed 0` to `9`) and compare them by
-#    `lab runs --group`: the spread between seeds is what any improvement has to exceed.
+#    `lab runs --group`: any improvement has to exceed the spread between seeds.
 # 2. Train without the shifts (`--no-augment`): does the augmentation do what section 1 claims?
-# 3. Leave the digits: `lab new "And clothes?"`, with `dataset = "fashion_mnist"`, whose images are
+# 3. Try other images: `lab new "And clothes?"`, with `dataset = "fashion_mnist"`, whose classes are
 #    harder to tell apart.

@@ -66,11 +66,11 @@ class TrainingBatches:
     splits : Splits
         On `world.device`.
     config : Config
-        Its `batch_size` (of all processes together) and `augment` count.
+        Its `batch_size` (of all processes together) and `augment` are used.
     world : World
-        Its `rank`, `size` and `device` count.
+        Its `rank`, `size` and `device` are used.
     workers : int
-        Processes that read files, where the images do not lie in memory.
+        Processes that read files, if the images are not in memory.
 
     Raises
     ------
@@ -129,8 +129,8 @@ class TrainingBatches:
 def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Iterator[Tensor]:
     """Yield the images of a process of `world`: its share of `split`, in order.
 
-    They have the shape of those of training, and are normalised as `splits` says; `workers`
-    processes read what does not lie in memory.
+    They have the shape of training images, and are normalised as `splits` says; `workers`
+    processes read images that are not in memory.
     """
     statistics = [value.to(world.device) for value in splits.statistics]
     mine = torch.arange(len(split))[world.rank :: world.size]  # none, where ranks outnumber images
@@ -180,9 +180,9 @@ def _end_workers() -> None:
 
 
 def start_workers(loader: torch.utils.data.DataLoader) -> Iterator[Any]:
-    """Start the workers of a `loader`, deaf to the signals that a queue or a terminal sends to all.
+    """Start the workers of a `loader`; signals that a queue or a terminal sends do not end them.
 
-    Training saves first, and ends them itself.
+    Training first saves, and then ends them itself.
     """
     atexit.unregister(_end_workers)
     atexit.register(_end_workers)

@@ -1,4 +1,4 @@
-"""Every value that changes a number, and the command line made of them."""
+"""Every value that changes a number, and the command line made from them."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ MINIMUM = {"epochs": 1, "batch_size": 1, "threads": 1, "image_size": 8, "workers
 
 
 class UserError(Exception):
-    """Something that the user asked for cannot be done; one line that names the remedy."""
+    """The user's request cannot be done; the message is one line that names the remedy."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Config:
     weight_decay: float = 0.01
     augment: bool = True  # random shifts, and flips where they keep the meaning
     seed: int = 42  # seeds weights, batch order and augmentation
-    split_seed: int = 0  # of the split into training, validation and, if none comes along, test
+    split_seed: int = 0  # seeds the split, if the data set has no validation or test images
     image_size: int = 64  # folder: images are scaled and cropped to this square
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto takes cuda, else cpu
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: cuda if there is one, else cpu
     amp: Literal["none", "bf16"] = "none"  # automatic mixed precision
-    deterministic: bool = True  # refuse operations whose result differs from run to run
-    threads: int = 1  # of PyTorch on the CPU; changing them changes results
+    deterministic: bool = True  # refuse operations whose results differ from run to run
+    threads: int = 1  # PyTorch's threads on the CPU; another number changes results
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Settings that change no result."""
 
-    data_dir: Path = ROOT / "data"  # for folder: the one that holds train/<class>/*.png
+    data_dir: Path = ROOT / "data"  # of the data sets; for folder it holds train/<class>/*.png
     runs_dir: Path = ROOT / "runs"
-    checkpoint_minutes: float = 5.0  # at most this, and one step, is lost when killed
-    stop_after_epochs: int | None = None  # save and stop when so many are complete
-    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|latest")] = None  # go on with this
+    checkpoint_minutes: float = 5.0  # a killed run loses at most this, and one step
+    stop_after_epochs: int | None = None  # save and stop after this many epochs in all
+    resume: Annotated[str | None, tyro.conf.arg(metavar="RUN|latest")] = None  # the run to continue
     memory_limit_mb: int = 4096  # folder: above this, images are read during training
-    workers: int = 2  # processes that read them
+    workers: int = 2  # processes that read images during training
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ def parse_arguments(
 def take_recorded(
     argv: list[str] | None, recorded: dict[str, Any], data_dir: Path
 ) -> tuple[Config, RunOptions]:
-    """Use the recorded values of a run that is resumed or shown; refuse flags that differ.
+    """Use the recorded values of a run that is resumed or shown; refuse other flags.
 
     Parameters
     ----------
     argv : list of str or None
         The arguments that were given now.
     recorded : dict
-        The run's `config.json`; what it lacks takes its default.
+        The run's `config.json`; a field that it lacks takes its default.
     data_dir : Path
         Where its data is.
 
@@ -124,7 +124,7 @@ def take_recorded(
     Raises
     ------
     UserError
-        If a flag given now differs, each named, or `Config` no longer has a recorded field.
+        If a flag given now differs (all are named), or `Config` lacks a recorded field.
     """
     if unknown := recorded.keys() - vars(Config()).keys():
         raise UserError(f"Config lacks {', '.join(sorted(unknown))}, which the run has; restore it")
@@ -137,5 +137,5 @@ def take_recorded(
         if (new := getattr(config, name)) != old and (name, new) != ("device", "auto")  # fits any
     ]
     if differing:
-        raise UserError(f"a run goes on with the values it began with; drop {', '.join(differing)}")
+        raise UserError(f"a run keeps the values that it began with; drop {', '.join(differing)}")
     return base, options

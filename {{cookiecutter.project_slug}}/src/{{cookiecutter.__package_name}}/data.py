@@ -27,7 +27,7 @@ STATISTICS_IMAGES = 10_000  # enough for mean and deviation, and a bounded wait 
 
 @dataclass(frozen=True)
 class Split:
-    """Labels, int64 (N,), and images: in memory, or in files that are read when they are used."""
+    """Labels, int64 (N,), and images: in memory, or in files that are read when needed."""
 
     labels: Tensor
     pixels: Tensor | None = None  # uint8 (N, height, width, channels)
@@ -51,7 +51,7 @@ class Split:
         return torch.stack(read) if read else torch.empty(0, 1, 1, 3, dtype=torch.uint8)
 
     def to(self, device: torch.device) -> Split:
-        """Move to a device what lies in memory."""
+        """Move what is in memory to a `device`."""
         pixels = None if self.pixels is None else self.pixels.to(device)
         return replace(self, labels=self.labels.to(device), pixels=pixels)
 
@@ -60,7 +60,7 @@ class Split:
 class Splits:
     """A data set, split into what training, model selection and the final test may see.
 
-    It has `data` and `samples`, as a `Record` has, so that figures draw from either.
+    Like a `Record`, it has `data` and `samples`, so figures can be drawn from either.
     """
 
     train: Split
@@ -73,7 +73,7 @@ class Splits:
     flip: bool = False  # augmentation: left and right mean the same
 
     def to(self, device: torch.device) -> Splits:
-        """Move to a device what lies in memory."""
+        """Move what is in memory to a `device`."""
         return replace(self, **{name: split.to(device) for name, split in self._parts()})
 
     def _parts(self) -> list[tuple[str, Split]]:
@@ -173,12 +173,12 @@ def folder(config: Config, options: RunOptions) -> Splits:
     names = sorted({name for name, _ in images["train"]})
     other = {path.parent.name for path in top.glob("train/[!.]*/[!.]*")} - set(names)
     if len(names) < 2 or other:
-        found = f"{top}/train has images of {names or 'no class'}, not of {sorted(other) or 'two'}"
+        found = f"{top}/train has images of {names or 'none'}, not {sorted(other) or 'two classes'}"
         raise UserError(f"{found}; put those of every class at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
     for part, found in images.items():
         if other := {name for name, _ in found} - set(names):
-            raise UserError(f"{top}/train lacks {sorted(other)}, which {part} has; name them alike")
+            raise UserError(f"{top}/train lacks {sorted(other)}, which {part} has; use equal names")
         labels = torch.tensor([names.index(name) for name, _ in found], dtype=torch.int64)
         paths = tuple(path for _, path in found)
         splits[part] = Split(labels, None, paths, config.image_size) if paths else None
@@ -200,19 +200,19 @@ DATASETS: dict[str, Callable[[Config, RunOptions], Splits]] = {
 
 
 def load_splits(config: Config, options: RunOptions) -> Splits:
-    """Read a data set; cut from its training images the splits that it comes without.
+    """Read a data set; cut the splits that it lacks from its training images.
 
     Parameters
     ----------
     config : Config
-        Its `dataset`, `split_seed` and `image_size` count.
+        Its `dataset`, `split_seed` and `image_size` are used.
     options : RunOptions
-        Its `data_dir` and `memory_limit_mb` count, and `resume`: then no image is checked.
+        Its `data_dir` and `memory_limit_mb` are used; with `resume`, no image is checked.
 
     Returns
     -------
     Splits
-        Of those that are missing, test gets 20% of the images, validation 10% of what is left.
+        A missing test split gets 20% of the images, a missing validation split 10% of the rest.
 
     Raises
     ------
@@ -259,7 +259,7 @@ def _read_image(path: Path, size: int) -> Tensor:
                 image = Image.fromarray((np.array(image) >> 8).astype(np.uint8))
             square = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR)
     except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is not a readable image; mend or remove it ({error})") from None
+        raise UserError(f"{path} is not a readable image; repair or remove it ({error})") from None
     return torch.from_numpy(np.array(square))
 
 
@@ -278,7 +278,7 @@ def _torchvision(name: str, data_dir: Path, file: str, **options: Any) -> Any:
     except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
         raise UserError(
             f"{name} in {data_dir} is missing or damaged, and cannot be downloaded ({error}); "
-            f"bring {data_dir / file} from elsewhere, or use --dataset digits, which needs none"
+            f"copy {data_dir / file} from elsewhere, or use --dataset digits, which is built in"
         ) from None
 
 
@@ -297,4 +297,4 @@ def _unpickle(path: Path) -> dict:
         with path.open("rb") as file:
             return _ArraysOnly(file, encoding="bytes").load()
     except (pickle.UnpicklingError, EOFError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({error}); remove it to fetch it anew") from None
+        raise UserError(f"{path} is damaged ({error}); delete it, to download it again") from None

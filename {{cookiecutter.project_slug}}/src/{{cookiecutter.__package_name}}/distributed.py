@@ -40,7 +40,7 @@ class World:
         return parallel
 
     def first(self, make: Callable[[], Any]) -> Any:
-        """Return what `make` makes, on rank 0 before the others: it may download files."""
+        """Call `make` on rank 0 before the others, as it may download files; return its result."""
         if self.rank > 0:
             self.agree(0)
             return make()
@@ -58,7 +58,7 @@ class World:
         return int(shared)
 
     def total(self, values: Tensor) -> Tensor:
-        """Return the sum of all processes' `values`, of any shape, on `device`: in their place."""
+        """Sum `values`, of any shape, on `device`, over all processes, in place; return them."""
         if self.size > 1:
             distributed.all_reduce(values)
         return values
@@ -71,7 +71,7 @@ class World:
         return values
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give the `model` of every process rank 0's buffers: batch norm's running statistics."""
+        """Copy rank 0's buffers (batch norm's running statistics) into every process's `model`."""
         if self.size > 1:
             for buffer in model.buffers():
                 distributed.broadcast(buffer, src=0)
@@ -94,7 +94,7 @@ def join_world(device: str) -> World:
     Raises
     ------
     UserError
-        If PyTorch has no such device here, or fewer than torchrun starts processes.
+        If PyTorch has no such device here, or torchrun starts more processes than GPUs.
     """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     device = ("cuda" if has["cuda"] else "cpu") if device == "auto" else device

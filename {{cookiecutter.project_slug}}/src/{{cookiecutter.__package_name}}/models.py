@@ -11,9 +11,9 @@ from .config import Config, UserError
 def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
     """Two blocks of convolution, batch norm, pooling and ReLU, then one linear layer.
 
-    From images of `input_shape`, (channels, height, width), to the logits of so many `classes`; it
-    ignores `config`. Pooling before ReLU computes the same as after it, on a quarter of the values.
-    The last layer sees every position: where a stroke is tells a 6 from a 9.
+    Maps images of `input_shape`, (channels, height, width), to logits of the given number of
+    `classes`; ignores `config`. ReLU after pooling gives the same result from a quarter of the
+    values. The last layer sees every position: where a stroke is tells a 6 from a 9.
     """
     channels, height, width = input_shape
     return nn.Sequential(
@@ -31,9 +31,9 @@ def simple_cnn(config: Config, input_shape: tuple[int, int, int], classes: int) 
 
 
 def resnet18(config: Config, input_shape: tuple[int, int, int], classes: int) -> nn.Module:
-    """ResNet-18 for a small `input_shape`, (channels, height, width), and so many `classes`.
+    """ResNet-18 for small images of `input_shape`, (channels, height, width), and `classes` logits.
 
-    It ignores `config`. A 3x3 first layer and no first pooling (He et al. 2016, 4.2).
+    It ignores `config`. Its first layer is 3x3, its first pooling left out (He et al. 2016, 4.2).
     """
     import torchvision  # 1.5 s that simple_cnn need not wait for
 

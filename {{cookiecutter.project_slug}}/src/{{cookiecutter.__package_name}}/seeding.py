@@ -14,7 +14,7 @@ def derive_seed(*parts: int) -> int:
 
 
 def generator(*parts: int) -> torch.Generator:
-    """Make a CPU generator from integers, which nothing else can move."""
+    """Make a CPU generator, seeded by `parts`, from which nothing else draws."""
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 
@@ -33,7 +33,7 @@ def make_repeatable(deterministic: bool, threads: int) -> None:
     deterministic : bool
         Refuse operations whose result differs from run to run (PyTorch, "Reproducibility").
     threads : int
-        Of PyTorch on the CPU; sums are cut among them.
+        PyTorch's threads on the CPU; sums are divided among them.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(deterministic)
@@ -43,7 +43,7 @@ def make_repeatable(deterministic: bool, threads: int) -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Take the states of all global generators, and of the `device`'s, as a checkpoint holds."""
+    """Return the states of all global generators and the `device`'s, for a checkpoint."""
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002
     return {
         "python": random.getstate(),
@@ -54,7 +54,7 @@ def generator_states(device: torch.device) -> dict[str, Any]:
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Put back the `states` that `generator_states` took, perhaps of another GPU than `device`."""
+    """Restore `states` from `generator_states`, which may be of another GPU than `device`."""
     random.setstate(states["python"])
     np.random.set_state(states["numpy"])  # noqa: NPY002
     torch.set_rng_state(states["torch"])
