@@ -113,7 +113,7 @@ def test_an_edit_brought_by_hand_from_another_branch_is_not_undone(pair):
     assert "warmup = 5" in pair.py.read_text()
     assert "third = 33" in pair.nb.read_text()
     pair.edit_py("third = 3", "third = 33")
-    command = re.search(r"if it is the .py: (.+?);", refused.stdout)[1]
+    command = re.search(r"if you corrected the .py, type: (.+?);", refused.stdout)[1]
     pair.project.python("-m", *shlex.split(command), check=True)
     assert {"second = 2\nwarmup = 5", "third = 33"} <= set(pair.says())
     assert pair.outputs()["first = 1"] == outputs["first = 1"]

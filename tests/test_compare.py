@@ -137,7 +137,7 @@ def test_code_that_no_commit_holds_is_not_called_the_same(repository, runs):
     done = repository.lab("compare", one.name, other.name)
     assert done.returncode == 1
     assert (
-        f"code: \n  not known, for there was no commit yet: {one.name}, {other.name}" in done.stdout
+        f"code: \n  not known, as there was no commit yet: {one.name}, {other.name}" in done.stdout
     )
 
 
@@ -248,7 +248,7 @@ def test_compare_names_prose_and_shows_code(repository):
     said = repository.lab("compare", one, record(2)).stdout
     assert "+# a line of code" in said
     assert "a line of prose" not in said
-    assert "of no effect on a number: README.md" in said
+    assert "not affecting numbers: README.md" in said
 
 
 def test_without_runs_it_says_how_to_make_one(repository):
@@ -260,4 +260,4 @@ def test_without_runs_it_says_how_to_make_one(repository):
 def test_a_number_is_compared_with_a_number(repository):
     done = repository.lab("runs", "--where", "test_accuracy>abc")
     assert done.returncode == 2
-    assert "test_accuracy is a number" in done.stderr
+    assert "test_accuracy needs a number" in done.stderr

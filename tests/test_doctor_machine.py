@@ -44,7 +44,7 @@ def test_a_driver_that_hangs_does_not_hang_the_doctor(project, tmp_path):
     )
     env = {"PATH": f"{smi(tmp_path, 'exec sleep 30')}:/usr/bin:/bin"}
     done = project.python("-c", code, env=env, check=True)
-    assert re.search(r"mend gpu +this could not be asked: .*nvidia-smi.* timed out", done.stdout)
+    assert re.search(r"mend gpu +this check could not run: .*nvidia-smi.* timed out", done.stdout)
     assert "kernel" in done.stdout, "the other checks go on"
 
 

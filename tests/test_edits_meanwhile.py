@@ -70,6 +70,6 @@ def test_a_card_that_git_replaces_while_it_is_verified_gets_no_verdict_of_anothe
         switch += f"path.write_text(path.read_text().replace({old!r}, {new!r}))\n"
     done = repository.lab("verify", "reports/01_baseline", env={"MEANWHILE": switch})
     assert ": identical" in done.stdout  # what was asked about
-    assert "holds another run by now" in done.stderr
+    assert "now holds another run" in done.stderr
     assert done.returncode == 2
     assert not (card / "verification.json").exists()

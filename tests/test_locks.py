@@ -223,14 +223,14 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
                 "Could not solve for environment specs\nThe following package could not be installed\n"
                 "└─ nmupy =2.4 * does not exist (perhaps a typo or a missing channel)."
             ),
-            "there is no nmupy =2.4; mend its name or loosen its pin",
+            "there is no nmupy =2.4; fix its name or loosen its pin",
         ),
         (
             (
                 "PackagesNotFoundError: The following packages are not available from current "
                 "channels:\n\n  - nmupy=2.4\n"
             ),
-            "there is no nmupy=2.4; mend its name or loosen its pin",
+            "there is no nmupy=2.4; fix its name or loosen its pin",
         ),
         (
             (
@@ -269,7 +269,7 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
                 " found in the package registry and digits-lab depends on nmupy>=2.4,<3, we can"
                 " conclude that your requirements are unsatisfiable.\n"
             ),
-            "there is no nmupy; mend its name or loosen its pin",
+            "there is no nmupy; fix its name or loosen its pin",
         ),
         ("something new\n", "something new"),
     ],

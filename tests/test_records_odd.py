@@ -121,7 +121,7 @@ def test_a_large_file_with_a_tilde_or_a_home_in_its_name_is_restored(repository,
 def test_a_verdict_names_what_the_record_holds_by_its_hash_alone(bare):  # noqa: F811
     (bare.root / "table.npy").write_bytes(bytes(200_000))
     train(bare)
-    assert "the hash alone: table.npy\n" in bare.lab("verify", "latest", check=True).stdout
+    assert "only the hash: table.npy\n" in bare.lab("verify", "latest", check=True).stdout
 
 
 def test_a_sparse_checkout_is_verified_whole_and_stays_sparse(bare):  # noqa: F811

@@ -183,7 +183,7 @@ def test_a_run_that_exists_is_reported_instead_of_training(published, tmp_path):
     (published.root / "runs" / run).rename(published.root / "runs" / "away")
     done = published.lab("report", "02_another_seed", "--run", card)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert f"what figures show of {run} lies where it was made" in done.stderr
+    assert f"the data for the figures of {run} are only where it was made" in done.stderr
     (published.root / "runs" / "away").rename(published.root / "runs" / run)
     (published.root / "runs").rename(tmp_path / "disk")  # as the README advises for another disk
     (published.root / "runs").symlink_to(tmp_path / "disk")

@@ -101,7 +101,7 @@ def test_a_pdf_that_cannot_be_set_takes_nothing_else_with_it(shared):
     folder = put(shared, notebook(p1="We expect 5. ![it](drawing.jpg)"), "04_no_pdf")
     done = shared.lab("report", "04_no_pdf")
     assert done.returncode == 1
-    assert "there is no PDF, for typst cannot set it" in done.stderr
+    assert "there is no PDF, because typst failed" in done.stderr
     assert "Traceback" not in done.stderr
     assert "report.pdf" not in done.stdout
     assert {path.name for path in folder.iterdir()} >= {"README.md", "report.html"}
@@ -129,9 +129,7 @@ def test_a_run_is_not_put_in_the_place_of_two(shared, trained):
     put(shared, text.replace("steps = 3", "run = None"), "05_two")
     done = shared.lab("report", "05_two", "--run", "latest")
     assert done.returncode == 2
-    assert (
-        "2 cells with `%run ../train.py ...`; --run puts a run in the place of one" in done.stderr
-    )
+    assert "2 cells with `%run ../train.py ...`; --run can replace only one" in done.stderr
 
 
 def test_true_and_false_are_values_and_no_words(shared):
@@ -240,4 +238,4 @@ def test_parameters_that_are_no_python_are_refused_in_one_line(shared):
     put(shared, notebook().replace("steps = 3", "steps = !ls"), "04_odd")
     done = shared.lab("report", "04_odd", "-p", "steps", "1")
     assert done.returncode == 2
-    assert "lab: the cell tagged `parameters` is no plain Python" in done.stderr
+    assert "lab: the cell tagged `parameters` is not plain Python" in done.stderr

@@ -171,7 +171,7 @@ def test_notebooks_with_odd_metadata_are_named_and_shown(repository):
 
 def test_a_report_of_other_code_than_is_checked_out_says_so(bare, card):  # noqa: F811
     said = bare.lab("verify", "reports/02_theirs", check=True).stdout
-    assert "git restore reports (delete run/verification.json where it is new)" in said
+    assert "git restore reports (delete run/verification.json if it is new)" in said
     assert "is another" not in said
     with (bare.root / "train.py").open("a") as script:
         script.write("# changed after the report\n")
@@ -189,6 +189,6 @@ def test_a_record_with_conflict_markers_makes_no_row_of_the_table(repository):
     (card / "result.json").write_text(f"<<<<<<< HEAD\n{text}=======\n{text}>>>>>>> theirs\n")
     done = repository.lab("report", "--readme")
     assert done.returncode == 2
-    assert "lab report 01_baseline mends it" in done.stderr
+    assert "lab report 01_baseline writes it again" in done.stderr
     assert (repository.root / "README.md").read_bytes() == readme
     assert repository.lab("check").returncode == 0  # nobody's commit waits for it

@@ -1,1 +1,1 @@
-"""The bench: records, notebooks, reports and checks. Nothing in here changes a number."""
+"""The tools: records, notebooks, reports and checks. Nothing in here changes a number."""

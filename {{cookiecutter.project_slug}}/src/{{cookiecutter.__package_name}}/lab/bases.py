@@ -1,4 +1,4 @@
-"""What both halves of a pair last said alike, in a commit or at a sync; and syncs' backups."""
+"""What a pair's halves said when they last agreed, in a commit or at a sync; syncs' backups."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def new_backup(root: Path) -> Path:
 
 
 def prune(root: Path) -> None:
-    """Keep the last `BACKUPS` of `root`; of all but the last `WHOLE` syncs, no large notebook."""
+    """Keep the last `BACKUPS` of `root`, with large notebooks only for the last `WHOLE` syncs."""
     kept = sorted(backups(root).glob("*"))
     for old in kept[:-BACKUPS]:
         shutil.rmtree(old, ignore_errors=True)  # another sync may be at the same
@@ -52,8 +52,8 @@ def keep(root: Path, folder: Path, files: dict[Path, bytes]) -> None:
 def note(root: Path, files: dict[Path, bytes], backup: Path, kind: str) -> None:
     """Keep what both halves in `root` say now, `files`, for the next sync.
 
-    It goes into `backup`; its `kind` is `after`, of a sync that wrote one, or `seen`, in step.
-    Written last, so that a sync that is killed before has said nothing.
+    It goes into `backup`; `kind` is `after` if the sync wrote a half, `seen` if both agreed.
+    Written last, so that a sync that is killed earlier leaves no note.
     """
     script, notebook = sorted(files, reverse=True)
     state = _state(root, script, notebook)
@@ -126,7 +126,7 @@ def edited(root: Path) -> set[str]:
 def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:
     """Merge three texts by git, in `root`; return the result and whether it holds conflicts.
 
-    The markers of a conflict call `ours`, `base` and `theirs` by `names`. LabError if git fails.
+    Conflict markers label `ours`, `base` and `theirs` with `names`. LabError if git fails.
     """
     labels = [part for name in names for part in ("-L", name)]
     with tempfile.TemporaryDirectory() as folder:
@@ -142,10 +142,10 @@ def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[
 def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> str | None:
     """Return what `script` and `notebook` in `root` last said alike, before they were edited.
 
-    That is what the last sync left or saw; or the last commit, where git wrote other halves since:
-    a branch was switched, something was stashed. It is a percent text, as the two that the halves
-    have `said` now; `None` where nothing tells which of both it is, and an edit would be lost by
-    the wrong one.
+    That is what the last sync left or saw; or the last commit, if git has written other halves
+    since (a branch was switched, something was stashed). It is a percent text, as are the two in
+    `said`, the halves as they are now; `None` if nothing tells which of the two it is: the wrong
+    one would lose an edit.
     """
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None:

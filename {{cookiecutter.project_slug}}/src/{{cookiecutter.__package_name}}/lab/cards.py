@@ -14,7 +14,7 @@ CARD_BYTES = 200_000  # of a patch: beyond this, a card is too much for git
 
 
 def write_card(record: Any, folder: Path) -> None:
-    """Copy what runs a record again and judges the outcome: text alone, small enough for git.
+    """Copy what is needed to rerun and verify a record: text only, small enough for git.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def write_card(record: Any, folder: Path) -> None:
 def refuse_large(size: int) -> None:
     """LabError if a patch of `size` bytes is too much for a card."""
     if size > CARD_BYTES:
-        way = "commit, or let git ignore, what `git status` lists; push what is committed, on a "
-        way += "branch merge it, too; then: lab report NAME --again"
+        way = "commit what `git status` lists, or let git ignore it; push, and merge the branch "
+        way += "if it is not the default one; then: lab report NAME --again"
         raise LabError(f"the code is a patch of {size // 1000} KB, too much for a report; {way}")
 
 

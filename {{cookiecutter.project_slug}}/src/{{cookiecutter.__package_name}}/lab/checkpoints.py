@@ -125,7 +125,7 @@ def _write(path: Path, state: dict[str, Any]) -> Path:
             file.flush()
             os.fsync(file.fileno())
         if refused := torch.serialization.get_unsafe_globals_in_checkpoint(scratch):
-            raise LabError(f"a checkpoint cannot hold {refused[0]}; make it a number by float(...)")
+            raise LabError(f"a checkpoint cannot hold {refused[0]}; convert it by float(...)")
     except BaseException as error:
         scratch.unlink(missing_ok=True)
         if isinstance(cause := error.__context__, OSError):  # torch hides it behind its own error

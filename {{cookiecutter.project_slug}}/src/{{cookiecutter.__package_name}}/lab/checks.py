@@ -46,10 +46,10 @@ Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it st
 
 
 def check(root: Path, names: list[str], strict: bool = False) -> int:
-    """Print what is to be mended in the notebooks `names` of `root`, or in all: a line each.
+    """Print what must be fixed in the notebooks `names` of `root`, or in all: a line each.
 
-    Those in `notebooks/scratch` are left in peace. Returns 1 if there is an error; with `strict`
-    a warning is one.
+    Those in `notebooks/scratch` are skipped. Returns 1 if there is an error; with `strict`, a
+    warning counts as an error.
     """
     asked = [pairs.find_notebook(root, name) for name in names] or pairs.stems(root)
     scratch = root / "notebooks" / "scratch"
@@ -74,7 +74,7 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
 def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     """Yield line, finding and whether it stops a commit, for the pair `stem` under `root`.
 
-    Without `tracked`, what git holds of `reports`, nobody asks whether the run's record is
+    `tracked` is what git holds of `reports`; without it, the run's record is not looked for
     there.
     """
     text = pairs.read_half(pairs.half(stem, ".py"))
@@ -89,7 +89,7 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
     yield from _contents(root, cells)
     yield from _report(root, stem, cells, tracked)
     if not _in_step(pairs.half(stem, ".ipynb"), text, cells):
-        remedy = "lab sync brings them in step, or shows what a person must decide"
+        remedy = "lab sync makes them agree, or shows what you must decide"
         yield 1, f"its two halves differ; {remedy}", False
 
 
@@ -149,9 +149,9 @@ def _contents(root: Path, cells: list[Cell]) -> Found:
                 yield line, "a path of this machine; write it relative to the project", True
             for name, pattern in SECRETS.items():
                 if re.search(pattern, text):
-                    yield line, f"this looks like {name}; revoke it, and read it from outside", True
+                    yield line, f"this looks like {name}; revoke it, and read it from a file", True
             if RUN_ID.search(text):
-                yield line, "a run's id, which the next run makes stale; print record.id", False
+                yield line, "a run's id, which the next run will change; print record.id", False
             if cell.kind == "markdown" or text.lstrip().startswith("#"):
                 continue
             if re.match(r"\s+%{1,2}[a-z]+( |$)", text):  # jupytext takes the file for "hydrogen"
@@ -176,7 +176,7 @@ def _report(root: Path, stem: Path, cells: list[Cell], tracked: set[str] | None)
     verdict = Record(report.parent / "run").verification.get("verdict", "not yet")
     card = [f"reports/{name}/run/{part}" for part in ("config.json", "result.json")]
     if not all((root / part).exists() for part in card):
-        yield 1, f"its report is stale: no cell set `record`, its run; lab report {name}", False
+        yield 1, f"its report is stale: no cell set `record` to its run; lab report {name}", False
     elif tracked is not None and not tracked.issuperset(card) and (root / ".git").exists():
         yield 1, f"its report is stale: its run record is not in git; git add reports/{name}", False
     elif f"**Verified** {verdict}" not in text:

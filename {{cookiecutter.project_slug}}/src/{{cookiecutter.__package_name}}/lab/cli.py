@@ -19,7 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lab",
         description="Keep experiments as records that anyone can read, diff and run again.",
-        epilog="Exit codes: 0 good; 1 what was asked about does not hold; 2 it could not be asked.",
+        epilog="Exit codes: 0 success; 1 the check failed; 2 it could not run.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -28,21 +28,21 @@ def _parser() -> argparse.ArgumentParser:
         made.set_defaults(call=f"{PLACE.get(name, name)}.{name}")
         return made
 
-    command("setup", "after a clone or a generation: git, hooks, notebook filter, pairs in step")
+    command("setup", "set up git, hooks and notebook filter after a clone, and sync the notebooks")
 
-    doctor = command("doctor", "what is wrong with this checkout, and the command that mends it")
+    doctor = command("doctor", "what is wrong with this checkout, and the command that fixes it")
     doctor.add_argument("--deep", action="store_true", help="compare installed files by hash")
     doctor.add_argument("--json", dest="as_json", action="store_true", help="for scripts")
 
     new = command("new", "the next numbered notebook pair, from the skeleton")
     new.add_argument("title", help="the question, as it stands at the top of the notebook")
-    new.add_argument("--from", dest="source", metavar="NOTEBOOK", help="start from this one")
+    new.add_argument("--from", dest="source", metavar="NOTEBOOK", help="start from this notebook")
 
-    check = command("check", "sections in order, no prompt left, seeds first, report not stale")
+    check = command("check", "check a notebook's sections, prompts, seeds, secrets and report")
     check.add_argument("names", nargs="*", metavar="NOTEBOOK", help="default: all")
     check.add_argument("--strict", action="store_true", help="warnings are errors (for CI)")
 
-    sync = command("sync", "bring both halves of a notebook in step, by content")
+    sync = command("sync", "make both halves of a notebook, .py and .ipynb, say the same")
     sync.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="default: all")
     sync.add_argument("--undo", action="store_true", help="put back what the last sync replaced")
 
@@ -50,8 +50,8 @@ def _parser() -> argparse.ArgumentParser:
     which = guard.add_mutually_exclusive_group(required=True)
     which.add_argument("--staged", action="store_true", help="what the next commit would hold")
     which.add_argument("--all", dest="staged", action="store_false", help="all that git tracks")
-    guard.add_argument("--fix", action="store_true", help="bring refused pairs in step on disk")
-    guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: these, too")
+    guard.add_argument("--fix", action="store_true", help="sync the refused pairs on disk")
+    guard.add_argument("files", nargs="*", metavar="FILE", help="with --staged: check these, too")
 
     report = command("report", "execute a notebook and publish it under reports/")
     report.add_argument("name", metavar="NOTEBOOK", nargs="?", help="for example 01_baseline")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FIELD=VALUE",
-        help="only these, e.g. test_accuracy>=0.99; may be repeated",
+        help="only runs with this, e.g. test_accuracy>=0.99; may be repeated",
     )
     runs.add_argument("--sort", metavar="FIELD", help="value or metric; --sort=-FIELD reverses it")
     runs.add_argument("--group", action="store_true", help="mean and deviation over the seeds")
@@ -95,10 +95,10 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", "run a record again and say whether it came out the same")
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
-    verify.add_argument("--tolerance", type=float, default=0.0, help="of metrics; default 0")
-    verify.add_argument("--epochs", type=int, metavar="N", help="only the first N epochs")
+    verify.add_argument("--tolerance", type=float, default=0.0, help="of a metric; default 0")
+    verify.add_argument("--epochs", type=int, metavar="N", help="rerun only the first N epochs")
     verify.add_argument(
-        "--restore", type=Path, metavar="ENV_DIR", help="first make the recorded environment there"
+        "--restore", type=Path, metavar="ENV_DIR", help="build the recorded environment there first"
     )
 
     command("logbook", "one page of all runs, runs/logbook.html, to open in a browser")
@@ -115,9 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="OPTION",
         help="an option for sbatch, e.g. --sbatch=--time=01:00:00",
     )
-    submit.add_argument("--lines", type=Path, metavar="FILE", help="a job for each line of it")
+    submit.add_argument("--lines", type=Path, metavar="FILE", help="queue a job for each line")
     submit.add_argument(
-        "arguments", nargs="*", metavar="ARGUMENT", help="train.py's, after --; 0..4: a job each"
+        "arguments", nargs="*", metavar="ARGUMENT", help="of train.py, after --; 0..4: five jobs"
     )
 
     merge = commands.add_parser("merge-driver")  # called by git alone, so without a line of help
@@ -130,8 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run one command of `lab`, by the arguments `argv` or those of the process.
 
-    Returns 0 if all is good, 1 if what was asked about does not hold, 2 if it could not be
-    asked.
+    Returns 0 for success, 1 if the check failed, 2 if the command could not run.
     """
     for stream in (sys.stdout, sys.stderr):  # a Windows console's code page lacks most scripts
         if hasattr(stream, "reconfigure"):

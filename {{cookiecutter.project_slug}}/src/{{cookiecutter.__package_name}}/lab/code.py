@@ -1,4 +1,4 @@
-"""What code a run is made with, captured beside git's own index."""
+"""The code that a run is made with, captured without touching git's own index."""
 
 import contextlib
 import fnmatch
@@ -234,7 +234,7 @@ def capture(
     argv : list of str
         The arguments of the run.
     written : dict of Path to int, optional
-        When each file was written, in ns, as it stood before it was imported.
+        When each file was last written, in ns, as noted before it was imported.
 
     Returns
     -------
@@ -242,10 +242,10 @@ def capture(
         What `code.json` holds: `commit`, `base`, `branch`, `remote` without credentials, `dirty`,
         `tree` (git's name for all that the patch restores), `sources` (a hash of the files among
         it that can change a number), `argv`, `package_path`, `submodules`, and `listed`: files
-        whose hash alone is kept. `warning` where a run cannot be verified, or perhaps not.
+        of which only the hash is kept. `warning` if a run cannot, or perhaps cannot, be verified.
     patch : bytes
-        From `base` to the working tree, staged and untracked files included, ignored ones,
-        `reports/`, secrets and large untracked files not.
+        From `base` to the working tree, with staged and untracked files, without ignored ones,
+        `reports/`, secrets and large untracked files.
     """
     said = [SECRET_TEXT.sub(b"***", os.fsencode(part)).decode("utf-8", "replace") for part in argv]
     described = dict.fromkeys(("commit", "base", "branch", "remote", "dirty", "tree", "sources"))

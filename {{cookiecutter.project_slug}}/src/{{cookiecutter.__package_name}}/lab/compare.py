@@ -78,7 +78,7 @@ def _condition(text: str):
             except ValueError:
                 if wanted.lower() in ("", "none"):
                     return sign == "!="
-                raise LabError(f"--where {text!r}: {field} is a number") from None
+                raise LabError(f"--where {text!r}: {field} needs a number") from None
         elif value is None:
             return sign == "!=" or (sign == "=" and wanted.lower() in ("", "none"))
         return OPERATORS[sign](value, other)
@@ -102,7 +102,7 @@ def versions_of(folder: str) -> dict[str, str]:
 
 
 def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fold those finished `rows` that differ in nothing but the seed; of a seed, the newest counts.
+    """Group the finished `rows` that differ only in the seed; of each seed the newest counts.
 
     A group has the config without its seed, `code`, `data`, `seeds`, each metric's mean and `_sd`.
     """
@@ -131,7 +131,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def runs(root: Path, as_json: bool, where: list[str], sort: str | None, group: bool) -> int:
     """List the runs of the project at `root`: a table, or `as_json` every field.
 
-    All conditions in `where` must hold, such as `model=resnet18`; `sort` is a field, turned by
+    All conditions in `where` must hold, such as `model=resnet18`; `sort` is a field, reversed by
     `-` before it; `group` folds seeds together. LabError if there is no such field, or a
     condition cannot be read.
     """

@@ -231,7 +231,7 @@ def _kernel(_root: Path, _deep: bool) -> Iterator[Finding]:
 
 
 def doctor(root: Path, deep: bool, as_json: bool) -> int:
-    """Say what is wrong with the project at `root`, and which command mends it.
+    """Say what is wrong with the project at `root`, and which command fixes it.
 
     With `deep`, installed files are compared by hash, not by size and time alone; `as_json` is
     for scripts. Returns 1 if something must be mended.
@@ -241,7 +241,7 @@ def doctor(root: Path, deep: bool, as_json: bool) -> int:
         try:
             findings = list(check(root, deep))
         except (LabError, OSError, ValueError, LookupError, subprocess.TimeoutExpired) as error:
-            findings = [("mend", f"this could not be asked: {error}", "")]
+            findings = [("mend", f"this check could not run: {error}", "")]
         for (state, mend), alike in groupby(findings, key=lambda one: (one[0], one[2])):
             found = [text for _, text, _ in alike]
             answer += [{"check": check.__name__[1:], "state": state, "found": found, "mend": mend}]

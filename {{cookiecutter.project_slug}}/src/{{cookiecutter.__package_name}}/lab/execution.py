@@ -1,4 +1,4 @@
-"""Execute a notebook in a fresh kernel of this interpreter, or take the outputs of last time."""
+"""Execute a notebook in a fresh kernel of this interpreter, or reuse the last outputs."""
 
 import ast
 import contextlib
@@ -19,7 +19,7 @@ class CellError(Exception):
 
 
 def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
-    """Add a cell to `notebook` that sets other `parameters`; LabError where it has no such cell."""
+    """Add a cell to `notebook` that sets `parameters`; LabError if it has no parameters cell."""
     cells = notebook["cells"]
     tagged = [i for i, cell in enumerate(cells) if "parameters" in cell["metadata"].get("tags", [])]
     if not parameters:
@@ -29,7 +29,7 @@ def set_parameters(notebook: dict, parameters: dict[str, str]) -> None:
     try:
         tree = ast.parse(re.sub(r"(?m)^\s*[%!].*", "", "".join(cells[tagged[0]]["source"])))
     except SyntaxError as error:
-        raise LabError(f"the cell tagged `parameters` is no plain Python: {error}") from None
+        raise LabError(f"the cell tagged `parameters` is not plain Python: {error}") from None
     known = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and type(n.ctx) is ast.Store]
     lines = []
     for name, value in parameters.items():
@@ -51,7 +51,7 @@ def _show_instead_of_training(cells: list[dict]) -> None:
     found = [cell for cell in cells if training.search("".join(cell["source"]))]
     if len(found) != 1:
         many = f"the notebook has {len(found)} cells with `%run ../train.py ...`"
-        raise LabError(f"{many}; --run puts a run in the place of one")
+        raise LabError(f"{many}; --run can replace only one")
     shown = "record = find(ROOT, run)  # set by lab report, instead of training"
     found[0]["source"] = training.sub(shown, "".join(found[0]["source"]))
 

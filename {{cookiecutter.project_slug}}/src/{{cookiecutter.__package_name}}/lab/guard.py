@@ -120,9 +120,9 @@ def _stems(paths) -> set[str]:
 def guard(root: Path, staged: bool, files: list[str] = (), fix: bool = False) -> int:
     """Refuse what is not clean, paired and in step in the repository at `root`; return 1 then.
 
-    If `staged`, what the next commit would change is judged, and `files` too (pre-commit names
-    all when it is told to); else all that the index holds, or that git pushes just now. With
-    `fix`, such pairs are brought in step on disk, so that only `git add` is left to do.
+    If `staged`, it checks what the next commit would change, and `files` (pre-commit can name
+    all); else all that the index holds, or that git is pushing. With `fix`, such pairs are
+    synced on disk, so that only `git add` is left to do.
     """
     pushed = None if staged else os.environ.get("PRE_COMMIT_LOCAL_BRANCH")
     index, head = tracked(root, pushed), tracked(root, "HEAD")
@@ -151,14 +151,14 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     asked |= _stems(f.path for f in findings if f.mendable)
     asked -= _stems(f.path for f in findings if not f.mendable)
     if asked and _has_stash():
-        print("What is not staged may be put aside by pre-commit, so nothing is written. Type:")
+        print("pre-commit may have put aside what is not staged, so nothing is written. Type:")
         print("    lab sync; git add both halves; then commit again")
         return True
     # a new notebook is as its author wrote it; but where one is gone, that one may be renamed
     added = index.keys() - head.keys() if head.keys() <= index.keys() else set()
     new = {stem for stem in asked if {f"{stem}.ipynb", f"{stem}.py"} <= added}
     for stem in sorted(new):
-        print(f"{stem}.ipynb is new, and no hook changes it\n    type: lab sync")
+        print(f"{stem}.ipynb is new, so no hook changes it\n    type: lab sync")
     known = [root / stem for stem in sorted(asked - new)]
     known = [stem for stem in pairs.stems(root) if stem in known] if known else []
     written = pairs.bring_in_step(root, known)[0]

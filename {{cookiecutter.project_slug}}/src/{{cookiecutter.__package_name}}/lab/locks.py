@@ -28,10 +28,10 @@ WORDS = {  # what solvers print, and what it means; the first that fits
     r"error sending request|HTTP 000|Could not resolve|[Cc]onnection|Failed to fetch|in channel '":
     "a channel or index is out of reach; check network, proxy and `channels` in environment.yml",
     r"(?:No candidates were found for |from current channels:\s+- |─ )([\w.-]+[ =]?[^\s*]*?)"
-    r"(?:\.\*)?(?:\.?\n|[ *]+does not exist)": "there is no {0}; mend its name or loosen its pin",
+    r"(?:\.\*)?(?:\.?\n|[ *]+does not exist)": "there is no {0}; fix its name or loosen its pin",
     # uv breaks its lines anywhere
     r"Because\s+(?:only\s[^;]+?\sis\s+available\s+and\s+\S+\s+depends\s+on\s|there\s+is\s+no\s+"
-    r"version\s+of\s|(?=\S+\s+was\s+not\s+found))\s*([^\s,]+)": "there is no {0}; mend its name or"
+    r"version\s+of\s|(?=\S+\s+was\s+not\s+found))\s*([^\s,]+)": "there is no {0}; fix its name or"
     " loosen its pin",
     r"depends\s+on\s+(\S+)\s+and\s+(\S+),\s+we\s+can\s+conclude\s+that\s+your\s+requirements":
     "{0} and {1} exclude each other; loosen one of the two",
@@ -41,9 +41,9 @@ WORDS = {  # what solvers print, and what it means; the first that fits
 
 
 def explain(said: str) -> str:
-    """Put what conda, mamba, rattler or uv `said` into a person's words: cause and remedy.
+    """Say in plain words what conda, mamba, rattler or uv `said`: cause and remedy.
 
-    Of an unknown message it returns the end.
+    For an unknown message it returns the end.
     """
     for pattern, words in WORDS.items():
         if found := re.search(pattern, said + "\n"):
@@ -106,7 +106,7 @@ def _lock_conda(root: Path, folder: Path) -> str | None:
     names = os.environ.get("CONDA_EXE"), os.environ.get("MAMBA_EXE"), "conda", "mamba", "micromamba"
     conda = next((found for name in names if name and (found := shutil.which(name))), None)
     if conda is None:
-        return "no conda, mamba or micromamba is installed, and conda-lock solves by one of them"
+        return "no conda, mamba or micromamba is installed, and conda-lock needs one of them"
     for name in ("environment.yml", "environment-gpu.yml"):
         stated = asked(root, name)  # less what pip installs: the project itself
         stated["dependencies"] = [one for one in stated["dependencies"] if isinstance(one, str)]

@@ -49,7 +49,7 @@ def source(cell: dict) -> str:
 def dumps(nb: dict, errors: str = "backslashreplace") -> bytes:
     """Write the notebook `nb` as Jupyter does: keys sorted, one space of indent, UTF-8.
 
-    Half an emoji, which UTF-8 does not have, is escaped, or what else `errors` says.
+    Half an emoji, which UTF-8 cannot hold, is escaped, or treated as `errors` says.
     """
     text = json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True)
     return f"{text}\n".encode("utf-8", errors)
@@ -136,8 +136,8 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
 def smudge(folder: str, path: str, data: bytes) -> bytes:
     """Return `data`, the notebook at `path`, with the outputs that `folder` remembers of its cells.
 
-    Those of exactly this content, if it was here before; else, as after a merge, for each cell
-    the newest that the same cell had in this notebook, or under the name that this one had before.
+    If exactly this content was here before, its outputs; else, as after a merge, each cell's
+    newest outputs in this notebook, or in the one whose name this one had before.
     """
     nb = parse(data)
     if nb is None:
@@ -191,7 +191,7 @@ def main() -> None:
             result = clean(data)
             remember(folder, here, data, result)
     except Exception as error:  # never fail a git command: a full disk, a torn file
-        print(f"lab: outputs of {path} were not kept or put back: {error}", file=sys.stderr)
+        print(f"lab: outputs of {path} were not saved or restored: {error}", file=sys.stderr)
     sys.stdout.buffer.write(result)
 
 

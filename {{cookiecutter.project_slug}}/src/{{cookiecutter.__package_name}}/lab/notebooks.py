@@ -65,8 +65,8 @@ def plainly_in_step(ipynb: Path, cells: list[Cell]) -> bool:
 def new(root: Path, title: str, source: str | None = None) -> int:
     """Write the next numbered notebook in `root`, both halves, with a `title` in any script.
 
-    From a `source`, another notebook, it takes all but purpose and conclusion. LabError if the
-    title is empty or its file name taken.
+    With a `source`, another notebook, it copies all but purpose and conclusion from it.
+    LabError if the title is empty or its file name taken.
     """
     from . import pairs
 

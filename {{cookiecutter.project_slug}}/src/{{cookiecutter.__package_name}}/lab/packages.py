@@ -116,10 +116,10 @@ def _expected() -> Iterator[tuple[str, str, str, str, int | None, float]]:
 
 
 def damaged(deep: bool = False, among: set[str] | None = None) -> list[tuple[str, str, str]]:
-    """Find installed files that were edited in place or are gone: package, file, and which of both.
+    """Find installed files that were edited in place or are gone: package, file, and which it is.
 
-    With `deep` every file is hashed, else those of another size, or written after their package
-    was. `among` names the only files to look at.
+    With `deep` every file is hashed, else only those whose size changed or that are newer than
+    their package. `among` names the only files to look at.
     """
     found = []
     for package, path, kind, digest, size, written in _expected():

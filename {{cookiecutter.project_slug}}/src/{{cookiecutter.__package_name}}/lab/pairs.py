@@ -37,7 +37,7 @@ def read_half(path: Path) -> str | None:
 
 
 def half(stem: Path, suffix: str) -> Path:
-    """Return the half of the pair `stem` with a `suffix`: `lr_0.1` is a name that has none."""
+    """Return the half of the pair `stem` with a `suffix` (`lr_0.1` is a name without one)."""
     return stem.with_name(stem.name + suffix)
 
 
@@ -56,7 +56,7 @@ def stems(root: Path) -> list[Path]:
 
 
 def find_notebook(root: Path, name: str) -> Path:
-    """Find a pair under `root` by `name`, its beginning or path; without suffix, or LabError."""
+    """Find a pair under `root` by name, start of `name`, or path; LabError if there is not one."""
     known = stems(root)
     for folder in (Path.cwd(), root / "notebooks", root):
         for stem in (folder / name, folder / name.removesuffix(".py").removesuffix(".ipynb")):
@@ -87,8 +87,8 @@ def write_pair(root: Path, stem: Path, text: str) -> None:
 def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     """Merge a notebook for git, which gives three temporary files and the notebook's `path`.
 
-    Edits of different places go together, into `ours`; where `ours` and `theirs` both changed
-    the same place of `base`, `ours` stays, valid JSON, and 1 is returned.
+    Edits of different places are merged into `ours`; if `ours` and `theirs` both changed the
+    same place of `base`, `ours` keeps its version, valid JSON, and 1 is returned.
     """
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
@@ -108,7 +108,7 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
      (if it has no conflict, first write into it what git diff ":1:{path}" ":3:{path}" shows)"""
     if not path.startswith("notebooks/"):  # it has no other half
         way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
-    what = "both sides changed the same place; it is left as on one side"
+    what = "both sides changed the same place; it now holds one side"
     print(f"lab: {path}: {what}. {way}", file=sys.stderr)
     return 1
 
@@ -145,8 +145,8 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     base = bases.merge_base(root, script, notebook, (mine, wanted))
     if base is None:
         raise LabError(
-            "the halves differ, and nothing tells which one was edited. Make one say all that is "
-            f'right; then type, if it is the .py: jupytext --update --to ipynb "{name}.py"; else: '
+            "the halves differ, and nothing tells which one was edited. Correct one of them; then, "
+            f'if you corrected the .py, type: jupytext --update --to ipynb "{name}.py"; else: '
             f'jupytext --to py:percent "{name}.ipynb"'
         )
     merged, conflict = bases.merge(root, (script.name, "base", notebook.name), text, base, wanted)
@@ -157,8 +157,8 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         return {notebook: data if normal(merged) == wanted else changed, script: merged.encode()}
     shown = "".join(re.findall(rf"(?s)<<<<<<< .*?>>>>>>> {re.escape(notebook.name)}\n", merged))
     raise LabError(
-        "both halves were changed in the same place; make both say what is right, or take one "
-        f'whole (git restore "{name}.py" or .ipynb), then lab sync:\n{shown}'
+        "both halves were changed in the same place; edit both until they agree, or undo one "
+        f'half (git restore "{name}.py" or .ipynb), then lab sync:\n{shown}'
     )
 
 
@@ -195,7 +195,7 @@ def _undo(root: Path) -> int:
     for name in names:
         # as before: an undo that was killed goes on
         if _read(root / name) not in ((after / name).read_bytes(), _read(before / name)):
-            raise LabError(f"{name} was edited since, so nothing is undone; as it was: {before}")
+            raise LabError(f"{name} was edited since, so nothing is undone; its old copy: {before}")
     for name in names:
         content = _read(before / name)
         if content is None:
@@ -208,9 +208,9 @@ def _undo(root: Path) -> int:
 
 
 def sync(root: Path, notebooks: list[str], undo: bool = False) -> int:
-    """Bring both halves of `notebooks` in `root`, or of all, in step; or `undo` the last time.
+    """Bring both halves of `notebooks` in `root`, or of all, in step; or `undo` the last sync.
 
-    Returns 1 if a pair needs a person, and was not touched.
+    Returns 1 if a pair needs a person's decision, and was left untouched.
     """
     if undo:
         return _undo(root)

@@ -76,7 +76,7 @@ def text_of(data: bytes, said: Callable = _said) -> str:
     """Return the percent text of `data`, an `.ipynb`, by what `said` returns; else LabError."""
     nb = nbfilter.parse(data)
     if nb is None:
-        raise LabError("it is no notebook of nbformat 4; restore it with git, or save it anew")
+        raise LabError("it is no notebook of nbformat 4; restore it with git, or save it again")
     try:
         lost = next((number for number, cell in enumerate(nb["cells"], 1) if not _fits(cell)), None)
         text = _text(nb, said)
@@ -100,9 +100,9 @@ def _fits(cell: dict) -> bool:
 
 
 def refuse_odd_lines(text: str) -> None:
-    """LabError where jupytext would read percent `text` as something else, in JupyterLab, too.
+    """LabError if jupytext, also in JupyterLab, would misread percent `text`.
 
-    That is odd line ends, and headings that it takes for commands, as `# cat or dog` and `# Why?`:
+    That is odd line ends, and headings that it takes for commands, like `# cat or dog`, `# Why?`:
     it strips their `#`.
     """
     _jupytext()
@@ -264,5 +264,5 @@ def merge_rest(result: dict, *sides: dict) -> bool:
 
 
 def is_paired(nb: dict | None) -> bool:
-    """Tell whether `nb` has a `.py` half, as all have that are not known to be R, Julia, ..."""
+    """Tell whether `nb` has a `.py` half, as all have but those known to be R, Julia, ..."""
     return nb is None or nbfilter.language(nb) in ("python", None)

@@ -42,7 +42,7 @@ def project_env(root: Path) -> dict[str, str]:
 
 
 def call(command: list, **options: Any) -> subprocess.CompletedProcess:
-    """Run `command` to its end; its output and its errors come back as text, each apart.
+    """Run `command` to its end; return its output and its errors as text, separately.
 
     Further `options` are those of `subprocess.run`, as `cwd`.
     """
@@ -79,7 +79,7 @@ def tilde(text: object) -> str:
 
 
 def untilde(path: str) -> str:
-    """Return what `tilde` made `path` of; a file may be called `~x`."""
+    """Undo `tilde`: return the `path` that it was given; a file may be called `~x`."""
     return f"{Path.home()}{path[1:]}" if path.startswith(("~/", "~\\")) else path
 
 

@@ -19,15 +19,15 @@ def rebuild(recorded: dict[str, Any], own: str, folder: Path) -> str:
     """Build the environment of a record, as `recorded`, in `folder`; return its Python.
 
     The project's `own` package comes from the record's code instead. A folder that was built
-    from the same list is used again. LabError if it holds something else, no tool is here, or a
-    package cannot be had.
+    from the same list is used again. LabError if it holds something else, or an installer or a
+    package is missing.
     """
     folder = folder.absolute()
     listed = recorded.get("packages") or []
     packages = [one for one in listed if canonical(one["name"]) != canonical(own)]
     for package in packages:
         if package.get("editable"):
-            raise LabError(f"{package['name']} was installed from a working folder: no one has it")
+            raise LabError(f"{package['name']} was installed from a folder: it cannot be fetched")
     conda = [package for package in packages if package["manager"] == "conda"]
     windows = "python.exe" if conda else "Scripts/python.exe"
     python = folder / (windows if os.name == "nt" else "bin/python")

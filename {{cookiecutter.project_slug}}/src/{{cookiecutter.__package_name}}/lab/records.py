@@ -39,7 +39,7 @@ class Record:
 
     @property
     def id(self) -> str:
-        """The run's name: when, on what, with what, from which seed."""
+        """The run's name: time, data set, model and seed."""
         return str(self.code.get("run", self.path.name))
 
     @property
@@ -73,7 +73,7 @@ class Record:
 
     @property
     def verification(self) -> dict[str, Any]:
-        """What `lab verify` said last; empty if it was never asked of this result."""
+        """The last verdict of `lab verify` on this result; empty if there is none."""
         said = read_json(self.path / "verification.json")
         odd = {type(said.get(name, "")) for name in ("verdict", "when")} - {str}
         edited = "result" in said and said["result"] != self.result  # it judged other numbers
@@ -135,13 +135,13 @@ class Record:
         runs_dir : Path
             Where the folder is made.
         config, data : dict
-            Every value that changes numbers; what is known of the data but its fingerprint.
+            Every value that changes numbers; what is known of the data, without the fingerprint.
         files : list of Path
             The data's.
         data_dir : Path
             Where this run was told to look for data.
         code : tuple of dict and bytes
-            What `capture` gave when the process began: while data are read, files are edited.
+            What `capture` gave when the process began: files may change while data are read.
         world_size : int
             The number of processes.
         folder : Path, optional
@@ -205,9 +205,9 @@ class Record:
             os.fsync(file.fileno())
 
     def go_on(self, root: Path, epoch: int, step: int, code: tuple | None = None) -> None:
-        """Take the run up again in `root`, at `epoch` and `step`, both counted from 0.
+        """Continue the run in `root`, at `epoch` and `step`, both counted from 0.
 
-        Rows of epochs that are trained again are dropped; changes are noted, also of the `code`.
+        Rows of epochs that are trained again are dropped; changes, also in `code`, are noted.
         """
         from . import environment, worktree
 
@@ -296,5 +296,5 @@ def find(root: Path, name: str, runs_dir: Path | None = None, state: str | None 
     if len(found) == 1:
         return found[0]
     if found:
-        raise LabError(f"{len(found)} runs begin with {name!r}; give more of it")
+        raise LabError(f"{len(found)} runs begin with {name!r}; type more of the id")
     raise LabError(f"no run {name!r} in {runs_dir}; `lab runs` lists them")

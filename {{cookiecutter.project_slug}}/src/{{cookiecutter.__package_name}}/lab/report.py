@@ -106,7 +106,7 @@ def _executed(root: Path, stem: Path, parameters: dict[str, str], again: bool) -
         head = git(root, "rev-parse", "-q", "--verify", "HEAD", check=False)
         again = again or not head.returncode
     if not again and last and last["metadata"].get("lab", {}).get("code") == code:
-        print("no code changed since the last report: its outputs stand (--again executes)")
+        print("no code changed since the last report: its outputs are reused (--again executes)")
         execution.take_outputs(notebook, last)
         return notebook
     if re.search(RUNS_TRAIN, "\n".join(map(nbfilter.source, notebook["cells"]))):
@@ -141,8 +141,8 @@ def _name_of_run(root: Path, run: str) -> str:
     if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
         record = records.Record(root / "runs" / record.id)
         if not (record.path / "predictions.npz").exists():
-            why = f"what figures show of {record.id} lies where it was made"
-            raise LabError(f"{why}; report it there, or train anew: leave out --run")
+            why = f"the data for the figures of {record.id} are only where it was made"
+            raise LabError(f"{why}; report it there, or train anew, without --run")
     path = root / "runs" / record.path.name  # which may be a link to another disk
     path = path if path.exists() else record.path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
@@ -279,10 +279,10 @@ def _typeset(folder: Path) -> tuple[str, str] | None:
         return None
     lost = re.search(r'the text `"(.+?)"` could not be displayed', told)
     if not lost:
-        return "x", f"there is no PDF, for typst cannot set it: {told}"
+        return "x", f"there is no PDF, because typst failed: {told}"
     typst.compile(text.encode(), output, root=folder)
     name = unicodedata.name(lost[1][0], "unknown").lower()
     return lost[1][0], (
-        f"no font here has {lost[1]!r} ({name}), so report.pdf lacks it; install one that has, "
-        "for Chinese such as Noto Serif CJK SC (Debian: fonts-noto-cjk)"
+        f"no font here has {lost[1]!r} ({name}), so report.pdf lacks it; install one that has it, "
+        "such as Noto Serif CJK SC for Chinese (Debian: fonts-noto-cjk)"
     )

@@ -21,7 +21,7 @@ NOT_SET_AGAIN = ("CUDA_VISIBLE_DEVICES", "LD_PRELOAD")  # of that machine, not o
 def unlike(old: dict[str, Any], new: dict[str, Any], where: str) -> list[dict[str, Any]]:
     """Compare the rows `old` and `new` of `where` to the last bit, which JSON gives back.
 
-    What is called `seconds`, or `..._seconds` and `..._per_second`, is time, and no result.
+    Names that end in `seconds` or `per_second` are times, which are not compared.
     """
     return [
         {"where": where, "what": key, "recorded": old.get(key), "again": new.get(key)}
@@ -60,7 +60,7 @@ class Rerun:
         return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir)]
 
     def variables(self) -> dict[str, str]:
-        """Return the recorded variables that change numbers, and else those of this shell."""
+        """Return this shell's variables, but as recorded those that change numbers."""
         root, code = self.root, self.scratch / "code"
         env = project_env(code)
         paths = [Path(path).resolve() for path in env["PYTHONPATH"].split(os.pathsep)]
@@ -73,7 +73,7 @@ class Rerun:
         return env | {name: recorded[name] for name in again & recorded.keys()}
 
     def shell(self) -> dict[str, list[str]]:
-        """Name the variables of this shell that gave way to the recorded ones."""
+        """Name the variables of this shell that recorded ones replaced."""
         recorded = self.old.environment.get("variables") or {}
         lines = [
             f"{name}: {os.environ[name]} here, {recorded.get(name, 'none')} in both runs"
@@ -84,9 +84,9 @@ class Rerun:
         return {"shell": lines} if lines else {}
 
     def run(self) -> tuple[Record | None, str]:
-        """Return the record, as far as it came, and how the run failed, if it did.
+        """Return the record, as far as it got, and how the run failed, if it did.
 
-        LabError if it cannot be repeated here.
+        LabError if the run cannot be repeated here.
         """
         runs_dir = Path(tempfile.mkdtemp(prefix="runs-", dir=self.scratch))
         log = self.scratch / "log"
@@ -120,7 +120,7 @@ class Rerun:
             return again, tilde(f"exit code {process.returncode}: {' '.join(said[-1:])}")
         package = Path(again.code.get("package_path", "")).expanduser().resolve()
         if not package.is_relative_to(self.scratch / "code"):
-            raise LabError(f"the run again imported {package}, not the recorded code; uninstall it")
+            raise LabError(f"the rerun imported {package}, not the recorded code; uninstall it")
         return again, ""
 
     def _watch(self, process: subprocess.Popen, runs_dir: Path) -> None:

@@ -53,7 +53,7 @@ def _show_verdicts(root: Path) -> None:
     for card in sorted((root / "reports").glob("**/run/result.json")):
         record, page = Record(card.parent), card.parents[1] / "README.md"
         if record.state == "damaged":  # by a merge, perhaps
-            raise LabError(f"{card} cannot be read; lab report {page.parent.name} mends it")
+            raise LabError(f"{card} cannot be read; lab report {page.parent.name} writes it again")
         verdict = record.verification.get("verdict", "not yet").replace("\\", r"\\")
         text = read_half(page) or ""
         shown = re.sub(r"(?m)(\*\*Verified\*\*) [^·\n]*?(?= ·|$)", rf"\1 {verdict}", text, count=1)
@@ -65,7 +65,7 @@ def _show_verdicts(root: Path) -> None:
 def readme_table(root: Path) -> int:
     """Fill the table in the README of `root` from the record cards; LabError without its marks.
 
-    The reports themselves show the last verdict on their record.
+    It also writes the last verdict on each record into its report.
     """
     _show_verdicts(root)
     parts = _split_readme(root)

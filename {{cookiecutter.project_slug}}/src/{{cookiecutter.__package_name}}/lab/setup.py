@@ -57,7 +57,7 @@ def _filter(root: Path) -> None:
     write_whole(script, Path(nbfilter.__file__).read_bytes())  # git may be running it just now
     for key, value in _settings(root).items():
         git(root, "config", key, value)
-    print("git: notebooks are stripped on commit, shown and merged by their cells")
+    print("git: notebooks are committed without outputs, shown and merged by their cells")
 
 
 def _hooks(root: Path) -> bool:
@@ -94,8 +94,8 @@ def _hooks(root: Path) -> bool:
 def setup(root: Path) -> int:
     """Set up a checkout at `root`: repository, filter, merge driver, hooks, pairs in step.
 
-    Returns 1 if something needs a person, which is printed; LabError if git fails or knows no
-    name.
+    Returns 1 if you must do something, which is printed; LabError if git fails or does not
+    know your name.
     """
     if git(root, "var", "GIT_COMMITTER_IDENT", check=False).returncode:
         raise LabError(
@@ -116,11 +116,11 @@ def setup(root: Path) -> int:
 
 
 def problems(root: Path) -> list[tuple[str, str]]:
-    """Return what `lab setup` has not done in `root`, each with the command that mends it."""
+    """Return what `lab setup` has not done in `root`, each with the command that fixes it."""
     found, common = [], str(_git_dir(root, "."))
     script = _git_dir(root, "lab/nbfilter.py")
     if not script.exists() or script.read_bytes() != Path(nbfilter.__file__).read_bytes():
-        found.append("the notebook filter is not installed, or another version")
+        found.append("the notebook filter is not installed, or is another version")
     for key in _settings(root):
         value = git(root, "config", key, check=False).stdout.strip()
         program = re.match(r"p=(.+?); \[", value)

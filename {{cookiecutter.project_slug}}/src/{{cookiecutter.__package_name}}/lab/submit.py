@@ -1,4 +1,4 @@
-"""Send `train.py` to a Slurm cluster, and say how far the queue is."""
+"""Send `train.py` to a Slurm cluster, and show the state of its jobs."""
 
 import itertools
 import re
@@ -17,8 +17,8 @@ RANGE = re.compile(r"((?:--?[\w-]+=)?)(\d+)\.\.(\d+)")
 def submit(root: Path, arguments: list[str], options: list[str], lines: Path | None = None) -> int:
     """Queue a job for each combination of `arguments`, in which 0..4 stands for five values.
 
-    Sbatch's `options` win over those in `cluster/train.sbatch` of `root`; each line of the file
-    `lines` has further arguments for a job of its own, after `#` a comment. LabError if there
+    The `options` of sbatch override those in `cluster/train.sbatch` of `root`; each line of the
+    file `lines` adds arguments for its own job; `#` begins a comment. LabError if there
     is no Slurm here, or it refuses.
     """
     if shutil.which("sbatch") is None:
@@ -55,7 +55,7 @@ def _expand(arguments: list[str], lines: Path | None) -> list[list[str]]:
         text = lines.read_text(encoding="utf-8") if lines else ""
         rows = [shlex.split(line, comments=True) for line in text.splitlines()]
     except ValueError as error:  # a quote without its other half, or not UTF-8
-        raise LabError(f"{lines}: {error}; mend it") from None
+        raise LabError(f"{lines}: {error}; correct it") from None
     if lines and not any(rows):
         raise LabError(f"{lines} has no line with arguments")
     for row in filter(None, rows) if lines else [[]]:

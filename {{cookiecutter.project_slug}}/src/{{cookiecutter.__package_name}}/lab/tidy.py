@@ -18,8 +18,8 @@ SPACED = re.compile(r"(?s)(`+).*?\1|(?<![\\$])\$ +([^$`\n]*[\\^_=][^$`\n]*?) *\$
 def tidy(root: Path, notebook: dict, folder: Path) -> dict:
     """Return a copy of an executed `notebook` for pandoc, without what differs between machines.
 
-    Pictures are written to `figures` in `folder`, as `<section>-<number>`; no output names
-    `root`, the project's.
+    Pictures are written to `figures` in `folder`, as `<section>-<number>`; paths in outputs
+    leave out `root`, the project's folder.
     """
     notebook, section = json.loads(json.dumps(notebook)), "0"
     counts: dict[str, int] = {}

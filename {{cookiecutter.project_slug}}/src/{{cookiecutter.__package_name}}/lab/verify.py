@@ -24,10 +24,10 @@ def verify(
 ) -> int:
     """Run a record again in a temporary worktree, and compare every number and weight.
 
-    Its `name` is what `records.find` understands in `root`. A metric may differ by `tolerance`,
-    absolutely; `epochs` asks for the first few alone; in `restore` the recorded environment is
-    rebuilt, to run in it. Returns 1 if the verdict is `different`, else 0; LabError if it could
-    not be asked.
+    Its `name` is what `records.find` understands in `root`. Metrics may differ by `tolerance`
+    (absolute); `epochs` limits the rerun to the first few; `restore` is a folder in which the
+    recorded environment is built and used. Returns 1 if the verdict is `different`, else 0;
+    LabError if the run could not be verified.
     """
     for variable in git(root, "rev-parse", "--local-env-vars").stdout.split():
         os.environ.pop(variable, None)  # called from a hook, git would write the index of a commit
@@ -37,7 +37,7 @@ def verify(
     total = _check(record, epochs)
     epochs = epochs if epochs and epochs < total else None
     if epochs and not any(row.get("epoch", 0) <= epochs for row in record.metrics):
-        raise LabError(f"--epochs {epochs}: the record has no row of these; ask for more")
+        raise LabError(f"--epochs {epochs}: the record has no rows of these; ask for more")
     python = sys.executable
     if restore:
         from . import rebuild  # the run itself needs none of its packages
@@ -55,15 +55,15 @@ def verify(
         verdict = _judge(Rerun(root, Record(kept), python, scratch, epochs), tolerance)
     _tell(verdict)  # first: the record may lie where nobody may write
     if listed := [item["path"] for item in record.code.get("listed", [])]:
-        print(f"  of these the record holds the hash alone: {', '.join(listed[:20])}")
+        print(f"  files of which the record holds only the hash: {', '.join(listed[:20])}")
     if record.result != verdict["result"]:
-        raise LabError(f"{record.path} holds another run by now; this verdict is not kept")
+        raise LabError(f"{record.path} now holds another run; this verdict is not kept")
     write_whole(record.path / "verification.json", json.dumps(verdict, indent=1) + "\n")
     if (root / "reports").resolve() in record.path.resolve().parents:
         print("  show it: lab report --readme; git add reports README.md")
-        print("  or undo it: git restore reports (delete run/verification.json where it is new)")
+        print("  or undo it: git restore reports (delete run/verification.json if it is new)")
         if capture(root, [])[0]["sources"] != record.code.get("sources"):
-            print("  judged was the recorded code; what is checked out here is another")
+            print("  note: the recorded code was verified; the code checked out here is different")
     return int(verdict["verdict"] == "different")
 
 
@@ -158,7 +158,7 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     else:
         verdict = "different"
         if not causes:
-            print("different, and nothing in the record says why: once more", file=sys.stderr)
+            print("different, and the record does not say why: running once more", file=sys.stderr)
             third, broken = rerun.run()
             deterministic = bool(failed) == bool(broken)
             if deterministic and not failed:
@@ -191,7 +191,7 @@ def _strays(old: Record, again: Record | None) -> list[str]:
 def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:
     """Look for a cause where the record names none."""
     if not deterministic:
-        line = "two runs now differ from one another, too: the code is itself non-deterministic"
+        line = "two runs now differ from one another, too: the code is not deterministic"
         return {"code": [line]}
     print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
     causes = {}
@@ -204,8 +204,8 @@ def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) ->
     if found and not partly and not weights:
         line = "the weights came out the same: the record's numbers were changed after the run"
         causes["record"] = [f"{line}, or the evaluation reads something that no record holds"]
-    agree = "two runs now agree with each other and not with the record"
-    agree += ", which was resumed: do save and go_on hold it all?" if "resumes" in old.code else ""
+    agree = "two runs now agree with each other, but not with the record"
+    agree += ", which was resumed: is all state in save and go_on?" if "resumes" in old.code else ""
     alike = "both runs fail alike; if they read a file that git ignores, put it into --data-dir"
     return causes or {"unknown": [agree if found else alike]}
 
@@ -224,9 +224,9 @@ def _tell(verdict: dict[str, Any]) -> None:
         print(f"  first difference: {where}: {pair[0]} -> {pair[1]}{by}")
         print(f"  {verdict['differences']} values differ")
     if verdict["verdict"] == "different":
-        print("  what can explain it:")
+        print("  what may explain it:")
     elif verdict["causes"] or verdict["environment"]:
-        print("  differs, and changed no verdict:")
+        print("  differs, without effect on the verdict:")
     for cause, lines in (verdict["environment"] | verdict["causes"]).items():
         for line in lines[:20]:
             print(f"    {cause}: {line}")

@@ -13,7 +13,7 @@ from .project import LabError, git, untilde
 
 
 def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> None:
-    """Check the `code` of a record in `root`, and its `patch`, out into a worktree, `folder`.
+    """Check out the `code` of a record in `root`, with its `patch`, into a worktree, `folder`.
 
     LabError if the commit is not in this clone, or the patch is not the recorded one.
     """
@@ -37,7 +37,7 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
             raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
     for module in code.get("submodules", []):
         if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
-            raise LabError(f"submodule {module['path']!r} would lie outside of the project")
+            raise LabError(f"submodule {module['path']!r} would be outside the project")
         _restore_submodule(root / module["path"], module, folder / module["path"])
     for item in code.get("listed", []):
         # a stranger's record may say "..", too
@@ -79,7 +79,7 @@ def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> No
 
 
 def differences(root: Path, code: dict[str, Any]) -> list[str]:
-    """Say what `code` warns of, and which files in `root`, known by their hash, are others now."""
+    """List the warning in `code`, and files in `root`, recorded by hash alone, that now differ."""
     lines = [code["warning"]] if code.get("warning") else []
     for item in code.get("listed", []):
         now = listing(root, untilde(item["path"]), "")["sha256"]
@@ -106,7 +106,7 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
     Where a commit is not here, or never was, a line says so.
     """
     if lost := [record.id for record in (one, other) if not record.code.get("base")]:
-        return [f"  not known, for there was no commit yet: {', '.join(lost)}"]
+        return [f"  not known, as there was no commit yet: {', '.join(lost)}"]
     if one.code.get("tree") == other.code.get("tree"):
         return []
     names = []
@@ -126,7 +126,7 @@ def diff(root: Path, one: Any, other: Any) -> list[str]:
             every = git(root, *named, *sources[:3], env=env).stdout.splitlines()
             counted = git(root, *named, *sources, env=env).stdout.splitlines()
             aside = ", ".join(sorted(set(every) - set(counted)))
-            return lines + ([f"  changed, too, of no effect on a number: {aside}"] if aside else [])
+            return lines + ([f"  also changed, not affecting numbers: {aside}"] if aside else [])
     except (LabError, OSError) as error:
         commits = " -> ".join(str(record.code.get("commit"))[:12] for record in (one, other))
         return [f"  commit {commits}, with patches; no diff can be made here ({error})"]
