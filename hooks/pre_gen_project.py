@@ -91,7 +91,7 @@ def _slug_problem(slug, package):
     # a longer name makes train.py's imports of the package lines that ruff refuses
     if not re.fullmatch("[a-z0-9]+([-_]+[a-z0-9]+)*", slug) or len(package) > 45:
         return (
-            "is no name for a folder on every system; type at most 36 lower-case letters a-z, "
+            "is not a folder name on every system; type at most 36 lower-case letters a-z, "
             f"digits and hyphens, for example {example}"
         )
     # Windows and macOS do not tell capitals apart: `None` and `none` are one folder.
@@ -106,7 +106,7 @@ def _slug_problem(slug, package):
     }
     for what, names in taken.items():
         if package in names or slug in names:
-            return f"is {what}, and `import {package}` must not be ambiguous; type {slug}-lab"
+            return f"is {what}, so no project can have this name; type {slug}-lab"
     return None
 
 

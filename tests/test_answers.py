@@ -168,7 +168,7 @@ def test_the_command_line_shows_the_refusal_first(tmp_path):
     assert done.returncode != 0
     assert done.stderr.splitlines()[0] == (
         "project_slug 'torch' is a package that projects install, "
-        "and `import torch` must not be ambiguous; type torch-lab"
+        "so no project can have this name; type torch-lab"
     )
     assert list(tmp_path.iterdir()) == []
 

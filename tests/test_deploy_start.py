@@ -39,7 +39,7 @@ def test_the_start_script_is_clean_for_shellcheck():
         ({"UPLOAD": "lots"}, "Nginx refuses"),
         ({"HOST": "Lab.example.org"}, "must be a name in small letters"),
         ({"HOST": "lab.example.org:443"}, "without a port"),
-        ({"HOST": "192.0.2.2"}, "an address does not do"),
+        ({"HOST": "192.0.2.2"}, "not an IP address"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(change, said):

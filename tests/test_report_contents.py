@@ -222,7 +222,10 @@ def test_what_is_too_large_for_a_record_card_is_refused_before_the_training(shar
     try:
         done = shared.lab("report", "02_large", "--to", "md")
         assert done.returncode == 2
-        assert "too much for a report; commit, or let git ignore" in done.stderr
+        assert (
+            "too much for a report; commit what `git status` lists, or let git ignore it"
+            in done.stderr
+        )
         assert not (report / "report.ipynb").exists()
         put(shared, notebook(s5="1  # of a run by: python train.py"), "02_no_training")
         shared.lab("report", "02_no_training", "--to", "md", check=True)

@@ -36,7 +36,7 @@ def test_a_submodule_outside_of_the_project_is_refused(bare, card):  # noqa: F81
         edit(card / "code.json", submodules=[{"path": path, "commit": "main", "changes": None}])
         done = bare.lab("verify", "reports/02_theirs")
         assert done.returncode == 2
-        assert "outside of the project" in done.stderr
+        assert "outside the project" in done.stderr
     assert readme.read_text() == "mine, and in no commit"
 
 
@@ -177,7 +177,7 @@ def test_a_report_of_other_code_than_is_checked_out_says_so(bare, card):  # noqa
         script.write("# changed after the report\n")
     said = bare.lab("verify", "reports/02_theirs", check=True).stdout
     assert "identical" in said
-    assert "what is checked out here is another" in said
+    assert "the code checked out here is different" in said
 
 
 def test_a_record_with_conflict_markers_makes_no_row_of_the_table(repository):

@@ -191,7 +191,7 @@ def _strays(old: Record, again: Record | None) -> list[str]:
 def _look_deeper(old: Record, found: list, deterministic: bool, partly: bool) -> dict[str, list]:
     """Look for a cause where the record names none."""
     if not deterministic:
-        line = "two runs now differ from one another, too: the code is not deterministic"
+        line = "two runs now differ from one another, too: the code itself is non-deterministic"
         return {"code": [line]}
     print("two runs now agree; looking at the installed files by hash", file=sys.stderr)
     causes = {}
