@@ -29,7 +29,8 @@ STANDARD = set(
     telnetlib test usercustomize uu xdrlib
     """.split()
 )
-# What `import NAME` must go on meaning in the project: its dependencies and what they bring.
+# What `import NAME` must go on meaning in the project: its dependencies and what they bring; and
+# what pip calls those of another name, which a project so named would depend on.
 INSTALLED = set(
     """
     accelerate annotated_types anyio argon2 arrow asttokens async_lru attr attrs babel black
@@ -53,6 +54,8 @@ INSTALLED = set(
     traitlets transformers triton typeguard typer typing_extensions typst tyro tzdata
     uri_template urllib3 uv virtualenv wandb wcwidth webcolors webencodings websocket wheel
     xdist yaml zmq
+    argon2_cffi beautifulsoup4 gitpython markdown_it_py pillow pypandoc_binary python_dateutil
+    python_json_logger pyyaml pyzmq rpds_py scikit_learn websocket_client
     """.split()
 )
 

@@ -85,6 +85,15 @@ def test_runs_are_filtered_and_sorted_by_config_and_metric(repository, runs):
         assert "lab: " in done.stderr
 
 
+def test_a_seed_that_diverged_leaves_no_mean_of_those_that_did_not(repository, runs):
+    path = next(runs.glob("*resnet18*")) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"test_loss": None}))  # it was NaN
+    one = next(group for group in rows(repository, "--group") if group["model"] == "resnet18")
+    assert one["seeds"] == 3
+    assert "test_loss" not in one
+    assert one["test_accuracy_sd"] is not None
+
+
 @pytest.mark.usefixtures("runs")
 def test_groups_give_mean_deviation_and_number_of_seeds(repository):
     groups = rows(repository, "--group")

@@ -113,6 +113,9 @@ def test_seeds_fold_into_groups_with_mean_and_deviation(page):
     text = next(group.text for group in groups if "resnet18" in group.text)
     assert "2 runs" in text
     assert "±" in text
+    unfinished = next(group.text for group in groups if "3 finished" in group.text)
+    assert "4 runs" in unfinished
+    assert "3 seeds" in unfinished  # the mean is of these
     next(group for group in groups if "resnet18" in group.text).click()
     assert len(page.find_elements(By.CSS_SELECTOR, "tbody tr:not(.group)")) == 2
 

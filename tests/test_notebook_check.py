@@ -73,6 +73,12 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
         "KAGGLE_KEY",
         "like a password",
     ),
+    "kaggle_json": (
+        '"digits"',
+        '"x"\nlogin = {"username": "ada", "key": "' + "a1" * 16 + '"}',
+        '"key"',
+        "like a password",
+    ),
     "github": ('"digits"', '"ghp_' + "a1B2" * 9 + '"', "ghp_", "looks like a GitHub token"),
     "aws": ('"digits"', '"AKIA' + "ABCD" * 4 + '"', "AKIA", "looks like an AWS key"),
     "npm": ('"digits"', '"npm_' + "a1B2" * 9 + '"', "npm_", "a package registry's token"),
@@ -86,6 +92,14 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
         "a run's id",
     ),
 }
+
+
+MEASURED = (
+    "验证集准确率至少95%。",
+    "It falls by (-2) points.",
+    "It helps (p<.05).",
+    "$-0.5$ or less.",
+)
 
 
 def without_section(text, name):
@@ -111,10 +125,14 @@ def checked(pristine, tmp_path_factory):
     start, end = (baseline.index(f"# %% [markdown]\n# ## {name}") for name in ("1. P", "2. E"))
     vague = "# %% [markdown]\n# ## 1. Purpose\n#\n# Does dropout help a ResNet-18 on CIFAR-10? We believe so.\n\n"
     texts["vague"] = baseline[:start] + vague + baseline[end:]
+    for number, said in enumerate(MEASURED):
+        purpose = vague.replace("Does dropout help a ResNet-18 on CIFAR-10?", said)
+        texts[f"measured_{number}"] = baseline[:start] + purpose + baseline[end:]
     texts["innocent"] = baseline + (
         '\n# %%\npad_token = "<|endoftext|>"\ntoken = "positional_embedding"\n'
         "print(f\"token = '{pad_token}', https://x.org{root}\")\n"
         'print(f"{ROOT}/tmp/x.png, {pairs[0]}/data/x.png")\n'
+        'h5["/data/images"], str(ROOT) + "/data/mine", ROOT.glob("**/data/mine/*.png")\n'
         "\n# %% [markdown]\n# $f:\\mathbb{R}^d\\to\\mathbb{R}$ and $T:X\\to Y$\n"
         "# $f:\\Omega\\mapsto\\mathbb{R}$, $T:\\Theta \\times X \\to Y$, $\\{x:\\phi(x)=0\\}$\n"
         "# $f:\\phi'(x) \\to y$ and $g:\\Omega' \\to X$\n"
@@ -179,6 +197,8 @@ def test_a_hypothesis_without_a_number_is_a_warning(checked):
 
 def test_what_only_looks_like_a_sin_is_none(checked):
     assert findings(checked, "innocent") == []
+    for number, said in enumerate(MEASURED):
+        assert findings(checked, f"measured_{number}") == [], said
 
 
 @pytest.mark.slow

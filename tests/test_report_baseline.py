@@ -192,6 +192,11 @@ def test_a_run_that_exists_is_reported_instead_of_training(published, tmp_path):
     (tmp_path / "disk").rename(published.root / "runs")
     assert done.returncode == 0, done.stderr
     assert f"run = 'runs/{run}'" in text(folder / "README.md")
+    options = ("--run", ".", "--to", "md", "--again")
+    here = published.root / "runs" / run
+    done = published.lab("report", "02_another_seed", *options, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert f"run = 'runs/{run}'" in text(folder / "README.md")
 
 
 def test_a_run_on_one_s_own_images_is_reported_from_where_they_are(published, tmp_path):

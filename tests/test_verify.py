@@ -131,6 +131,19 @@ def test_an_edited_result_is_within_a_tolerance_only_when_one_is_given(project):
     assert verdict_of(project)["verdict"] == "within tolerance"
 
 
+def test_what_is_beyond_the_tolerance_is_named_and_the_result_beside_it(project):
+    run = project.runs()[-1]
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["train_loss"] += 1e-6
+    rows[1]["gradient_norm"] += 0.5
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    accuracy = json.loads((run / "result.json").read_text())["test_accuracy"]
+    done = project.lab("verify", "latest", "--tolerance", "0.001")
+    assert done.returncode == 1
+    assert "first difference: epoch 2, gradient norm: " in done.stdout
+    assert f"test accuracy: {accuracy} -> {accuracy}\n" in done.stdout
+
+
 def test_a_tolerance_for_the_first_epochs_is_no_verdict_on_all(project):
     path = project.runs()[-1] / "metrics.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]

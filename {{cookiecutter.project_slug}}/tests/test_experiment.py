@@ -10,7 +10,8 @@ from {{cookiecutter.__package_name}}.config import Config, RunOptions
 from {{cookiecutter.__package_name}}.data import load_splits
 from {{cookiecutter.__package_name}}.models import MODELS, build_model
 
-ONE_EPOCH = ["--dataset", "digits", "--epochs", "1", "--device", "cpu"]  # whatever Config says
+ONE_EPOCH = ["--dataset", "digits", "--model", "simple_cnn", "--batch-size", "64", "--epochs", "1"]
+ONE_EPOCH += ["--learning-rate", "0.01", "--device", "cpu"]  # whatever Config says
 
 
 @pytest.fixture(scope="module")

@@ -37,9 +37,10 @@ SEED = re.compile(
 )
 TRAINING = re.compile(r"train\.py|\.backward\(|\.fit\(|optimi[sz]er\.step\(|load_splits\(")
 RUN_ID = re.compile(r"\b20\d{6}-\d{6}-[\w-]+-s\d+-[0-9a-f]{4}\b")
+# no path: what is joined to a folder, a key of an HDF5 file, a formula that ends on this line
 MACHINE = (
-    r"(?<![\w.:/~})\]-])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|nfs|lustre|data|tmp)/[\w.]"
-    r"|(?<!\w)[A-Za-z]:(?:\\+|/)(?!(?:[^$'\"]|'(?=[(\\^_$}' ]))*\$"  # a formula ends on this line
+    r"(?<![\w.:/~})\]*>…-])(?<!\+ [\"']|\w\[[\"'])/(home|Users|root|mnt|media|scratch|Volumes|gpfs|"
+    r"nfs|lustre|data|tmp)/[\w.]|(?<!\w)[A-Za-z]:(?:\\+|/)(?!(?:[^$'\"]|'(?=[(\\^_$}' ]))*\$"
     r"|math|\w+\s*\\(?:to|rightarrow)\b)\w[\w\\.-]+"
 )
 Found = Iterator[tuple[int, str, bool]]  # line, what and the remedy, does it stop a commit?
@@ -129,7 +130,7 @@ def _section(name: str, line: int, cells: list[Cell]) -> Found:
     lack, pattern = NEEDS[need]
     if not re.search(pattern, text):
         yield line, f"section {name[0]} {lack}; {remedy}", True
-    elif name == "1. Purpose" and not prompts and not re.search(r"(?:[^\w.-]|\s[-.])\d", text):
+    elif name == "1. Purpose" and not prompts and not re.search(r"(?a:(?<![\w.-]))[-.]?\d", text):
         yield line, "the hypothesis has no number; say what is measured, and how much of it", False
 
 

@@ -121,7 +121,7 @@ def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         names = {name for row in members.values() for name in row if not name.endswith("_sd")}
         for name in sorted(names - config.keys() - NO_METRIC):
             values = [row.get(name) for row in members.values()]
-            if values := [value for value in values if isinstance(value, int | float)]:
+            if all(isinstance(value, int | float) for value in values):  # one may have diverged
                 group[name] = statistics.fmean(values)
                 group[f"{name}_sd"] = statistics.stdev(values) if len(values) > 1 else None
         folded.append(group)

@@ -144,7 +144,7 @@ def _name_of_run(root: Path, run: str) -> str:
             why = f"the data for the figures of {record.id} are only where it was made"
             raise LabError(f"{why}; report it there, or train anew, without --run")
     path = root / "runs" / record.path.name  # which may be a link to another disk
-    path = path if path.exists() else record.path.resolve()
+    path = path if path.resolve() == record.path.resolve() else record.path.resolve()
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
@@ -197,7 +197,7 @@ def _publish(root, stem, notebook, formats, with_code) -> int:
         last, new = records.Record(target / "run"), records.Record(scratch / "card")
         if last.config and last.id != new.id:
             verdict = last.verification.get("verdict", "not verified")
-            print(f"replaces the report of {last.id} ({verdict}); git restore brings it back")
+            print(f"replaces the report of {last.id} ({verdict}); if committed, git has it")
         for old in (*reversed(FORMATS.values()), "failed.html", "failed.ipynb"):  # it may be open
             (target / old).unlink(missing_ok=True)
         for part in ("figures", "run", *FORMATS.values()):

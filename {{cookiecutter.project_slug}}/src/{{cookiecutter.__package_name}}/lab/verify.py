@@ -114,18 +114,14 @@ def _compare(old: Record, new: Record, epochs: int | None) -> list[dict[str, Any
     return found
 
 
-def _within(found: list[dict[str, Any]], tolerance: float) -> bool:
-    """Say whether all metrics are within the tolerance; weights and predictions may differ."""
+def _within(item: dict[str, Any], tolerance: float) -> bool:
+    """Say whether a difference is within the tolerance; weights and predictions may differ."""
     import numpy as np
 
-    for item in found:
-        pair = [item["recorded"], item["again"]]
-        free = item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch"))
-        with contextlib.suppress(TypeError, ValueError):  # no numbers; lists of unequal length
-            free = free or np.abs(np.subtract(*pair)).max() <= tolerance
-        if not free:
-            return False
-    return True
+    free = item["where"] == "predictions" or item["what"].endswith(("sha256", "best_epoch"))
+    with contextlib.suppress(TypeError, ValueError):  # no numbers; lists of unequal length
+        free = free or np.abs(np.subtract(item["recorded"], item["again"])).max() <= tolerance
+    return bool(free)
 
 
 def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
@@ -150,10 +146,11 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     weak = ("settings", "platform")  # they differ after months, and seldom explain anything
     causes |= {cause: lines for cause, lines in surroundings.items() if cause not in weak}
     surroundings |= rerun.shell()
+    beyond = [item for item in found if not _within(item, tolerance)]
     part = f"the first {rerun.epochs} epochs " if rerun.epochs else ""
     if not found and not failed:
         verdict = f"{part}identical"
-    elif tolerance > 0 and not failed and _within(found, tolerance):
+    elif tolerance > 0 and not failed and not beyond:
         verdict = f"{part}within tolerance"
     else:
         verdict = "different"
@@ -167,12 +164,13 @@ def _judge(rerun: Rerun, tolerance: float) -> dict[str, Any]:
     return {
         "run": old.id,
         "result": old.result,  # edited later, it is judged no more
+        "again": {k: v for k, v in again.result.items() if k[:5] == "test_"} if again else {},
         "verdict": verdict,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "epochs": rerun.epochs,
         "tolerance": tolerance,
         "failed": failed or None,
-        "first_difference": found[0] if found else None,
+        "first_difference": next(iter(beyond or found), None),
         "differences": len(found),
         "causes": causes,
         "environment": surroundings,
@@ -223,6 +221,8 @@ def _tell(verdict: dict[str, Any]) -> None:
         where = f"{first['where']}, {first['what'].replace('_', ' ')}"
         print(f"  first difference: {where}: {pair[0]} -> {pair[1]}{by}")
         print(f"  {verdict['differences']} values differ")
+        for name, value in verdict["again"].items():  # does the result hold?
+            print(f"  {name.replace('_', ' ')}: {verdict['result'].get(name)} -> {value}")
     if verdict["verdict"] == "different":
         print("  what may explain it:")
     elif verdict["causes"] or verdict["environment"]:
