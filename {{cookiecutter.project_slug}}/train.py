@@ -208,8 +208,8 @@ class Training:
             self.record.append(row)
             with contextlib.suppress(OSError):  # `| tee` may be gone; training must still save
                 bar.write("  ".join(f"{k} {v:.4g}" for k, v in row.items()).replace("_", " "))
-        # One-standard-error rule (Hastie et al. 2009, 7.10): of the epochs that the validation
-        # images cannot tell apart, the last; few images would often pick an early one by luck.
+        # After the one-standard-error rule (Hastie et al. 2009, 7.10), which takes the simplest
+        # model: of such epochs the last, since few images would often pick an early one by luck.
         if validation_loss < progress.lowest_loss:
             losses = -log_probs.gather(1, self.splits.validation.labels.cpu()[:, None])
             std_error = float(losses.std(correction=0) / len(losses) ** 0.5)

@@ -39,9 +39,9 @@ if run:
 #
 # **Why it is plausible.** A nearest-neighbour classifier, which knows nothing of images,
 # already gets most of these digits right (section 3 measures it). A convolution shares its
-# weights over all positions, so a stroke learned in one place is known in all, and training on
-# copies shifted by one pixel teaches that the place of a digit means nothing. Both should remove
-# a good part of the remaining mistakes.
+# weights over all positions, so a stroke learned in one place is known in all, which should remove
+# a good part of the remaining mistakes. Training copies are also shifted by one pixel; whether
+# that helps digits that are all centred is open (section 7).
 #
 # The network minimises the cross-entropy between its answer and the label, averaged over a batch
 # of $N$ images with $C = 10$ classes:
@@ -90,10 +90,11 @@ Markdown("| what | found |\n|---|---|\n" + "\n".join(f"| {k} | {v} |" for k, v i
 # %% [markdown]
 # ## 3. Data
 #
-# The [optical recognition of handwritten digits](https://archive.ics.uci.edu/dataset/80) set has
-# 1,797 grey images of 8×8 pixels, each pixel a count from 0 to 16. A fifth is the test set, used
-# only once, at the end; a tenth of the rest is the validation set, which chooses the best epoch.
-# The classes are about equally frequent, so accuracy is a fair measure.
+# The data are the test part of the
+# [optical recognition of handwritten digits](https://archive.ics.uci.edu/dataset/80) set: 1,797 grey
+# images of 8×8 pixels, each pixel a count from 0 to 16, by 13 writers. A fifth, by the same writers,
+# is our test set, used only once, at the end; a tenth of the rest is the validation set, which
+# chooses the best epoch. The classes are about equally frequent, so accuracy is a fair measure.
 
 # %%
 splits = load_splits(config, options)
@@ -149,9 +150,10 @@ Markdown(f"**{parameters:,}** parameters, for {len(splits.train):,} training ima
 # ## 5. Training
 #
 # AdamW with a one-cycle schedule: the learning rate rises to its peak and falls to nearly nothing,
-# so that the last epochs settle. Of the epochs whose validation loss lies within one standard error
-# of the lowest, the last one is tested: so few validation images cannot tell them apart. The same
-# `train.py` runs here, in a terminal and on a cluster.
+# so that the last epochs settle; the first beta moves the other way, and weight decay acts on all
+# parameters. Of the epochs whose validation loss lies within one standard error of the lowest, the
+# last one is tested: so few validation images can hardly tell them apart. The same `train.py` runs
+# here, in a terminal and on a cluster.
 
 # %%
 record = model = None  # so that a %run that fails shows no earlier run
@@ -164,7 +166,8 @@ figures.learning_curves(record)
 
 # %% [markdown]
 # Do the gradients vanish? They do if their norm falls towards zero while the loss is still high; if
-# the norm shrinks together with the loss, there is little left to learn.
+# the norm shrinks together with the loss, there is little left to learn. (It is the norm over all
+# layers: one layer that learns nothing does not show in it.)
 
 # %%
 figures.gradient_norm(record)
@@ -178,8 +181,9 @@ chosen = {row["epoch"]: row for row in record.metrics}[result["best_epoch"]]
 validated = chosen["validation_accuracy"]
 Markdown(
     f"Tested once, with the weights of epoch {result['best_epoch']}: accuracy "
-    f"**{result['test_accuracy']:.2%}**. The run is `{record.id}`. "
-    f"Of the validation images {validated:.2%} are right; the nearest neighbour had {neighbour:.2%}."
+    f"**{result['test_accuracy']:.2%}**. The run is `{record.id}`. Of the validation images "
+    f"{validated:.2%} are right; the nearest neighbour had {neighbour:.2%} "
+    f"(one image is {1 / len(splits.validation):.1%})."
 )
 
 # %%
@@ -226,16 +230,17 @@ low, high = (  # Wilson's interval, 95%
 settled = low > target or high < target
 Markdown(
     f"The hypothesis **{'holds' if accuracy >= target else 'does not hold'}** in run `{record.id}`: "
-    f"{accuracy:.2%} of {tested} test images are right; the target was {target:.1%}. With so few "
-    f"test images the true rate lies between {low:.1%} and {high:.1%} (95% interval), so this run "
-    f"{'settles the question' if settled else 'alone cannot settle it'}."
+    f"{accuracy:.2%} of {tested} test images are right; the target was {target:.1%}. On new images of "
+    f"this kind the rate is between {low:.1%} and {high:.1%} (95% interval), which "
+    f"{'settles the question' if settled else 'does not settle it; nor can more seeds, on the same images'}."
 )
 
 # %% [markdown]
 # One seed is one random draw. What the project should do next:
 #
-# 1. Repeat with ten seeds (`python train.py --seed 0` to `9`) and compare them by
-#    `lab runs --group`: any improvement has to exceed the spread between seeds.
-# 2. Train without the shifts (`--no-augment`): does the augmentation do what section 1 claims?
+# 1. Repeat with ten seeds (`python train.py --seed 0` to `9`, their mean by `lab runs --group`), then
+#    with other splits (`--split-seed 1`, …): all seeds share one split, and with so few images the
+#    split moves the accuracy more than the seed does.
+# 2. Train without the shifts (`--no-augment`): do they help digits that are all centred?
 # 3. Try other images: `lab new "And clothes?"`, with `dataset = "fashion_mnist"`, whose classes are
 #    harder to tell apart.

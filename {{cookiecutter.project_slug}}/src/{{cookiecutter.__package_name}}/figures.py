@@ -115,8 +115,8 @@ def learning_curves(record: Record) -> Chart:
     found = {line["epoch"]: line for line in lines}[best]["validation_accuracy"]
     chart, [axes] = _chart(
         f"Epoch {best} of {last} is chosen: {found:.2%} of the validation images are right",
-        f"The dotted line marks epoch {best}, the last whose validation loss is within one "
-        "standard error of the lowest: its weights are the ones tested.",
+        f"Dotted: epoch {best}, the last whose validation loss is within one standard error of the "
+        "lowest, is tested. Training values are means over an epoch's steps, on augmented images.",
         panels=(1, 3),
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):
@@ -134,7 +134,7 @@ def learning_curves(record: Record) -> Chart:
 
 
 def gradient_norm(record: Record) -> Chart:
-    """Draw the norm of the gradients of each epoch, which shows whether they vanish."""
+    """Draw the norm of the gradients of each epoch, which shows whether all vanish."""
     norms = np.array([line["gradient_norm"] for line in record.metrics], dtype=float)
     known = norms[np.isfinite(norms)]  # a run that diverged has no others
     title = f"The training diverged: in {len(norms) - len(known)} epochs there is no norm"
@@ -155,8 +155,8 @@ def confusion_matrix(record: Record) -> Chart:
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     chart, [[axes]] = _chart(
         f"{np.trace(counts)} of {counts.sum()} test images are classified correctly",
-        "Confusion matrix of the test set. The number is the count, the colour its share of the "
-        "true class.",
+        "Confusion matrix of the test set: counts, coloured by their share of the true class. "
+        f"Averaged over the classes, {np.diag(shares)[counts.any(1)].mean():.2%} are right.",
         height=4.0,
     )
     picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -182,8 +182,8 @@ def roc_curves(record: Record) -> Chart:
     worst = sorted(tested, key=areas.get)[:10]
     title = f"The lowest AUC of a class is {areas[worst[0]]:.4f}"
     caption = (
-        f"ROC of each class against the rest; the micro average has AUC {metrics.auc(*micro):.4f}. "
-        "On the right the upper left corner, enlarged."
+        f"ROC of each tested class against the rest; AUC of the micro average: "
+        f"{metrics.auc(*micro):.4f}. On the right the upper left corner, enlarged."
     )
     chart, [axes] = _chart(title, caption, (1, 2), 3.4)
     for panel in axes:
