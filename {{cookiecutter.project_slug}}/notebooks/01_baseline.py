@@ -40,7 +40,7 @@ if run:
 # **Why it is plausible.** A nearest-neighbour classifier, which knows nothing of images,
 # already gets most of these digits right (section 3 measures it). A convolution shares its
 # weights over all positions, so a stroke learned in one place is known in all, which should remove
-# a good part of the remaining mistakes. Training copies are also shifted by one pixel; whether
+# a good part of the remaining mistakes. Training images are also shifted by up to a pixel; whether
 # that helps digits that are all centred is open (section 7).
 #
 # The network minimises the cross-entropy between its answer and the label, averaged over a batch

@@ -116,7 +116,7 @@ def learning_curves(record: Record) -> Chart:
     chart, [axes] = _chart(
         f"Epoch {best} of {last} is chosen: {found:.2%} of the validation images are right",
         f"Dotted: epoch {best}, the last whose validation loss is within one standard error of the "
-        "lowest, is tested. Training values are means over an epoch's steps, on augmented images.",
+        "lowest, is tested. Training values: means over an epoch's steps, with any augmentation.",
         panels=(1, 3),
     )
     for panel, name in zip(axes, ("loss", "accuracy", "learning_rate"), strict=True):

@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = command("verify", "run a record again and say whether it came out the same")
     verify.add_argument("name", metavar="RUN", help=RUN_HELP)
-    verify.add_argument("--tolerance", type=float, default=0.0, help="of a metric; default 0")
+    verify.add_argument("--tolerance", type=float, default=0.0, help="of each metric; default 0")
     verify.add_argument("--epochs", type=int, metavar="N", help="rerun only the first N epochs")
     verify.add_argument(
         "--restore", type=Path, metavar="ENV_DIR", help="build the recorded environment there first"

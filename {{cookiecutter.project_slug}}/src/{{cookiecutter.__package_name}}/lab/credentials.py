@@ -24,7 +24,7 @@ SECRETS = {
     r"|(?i:password|secret|token|(?:api|access)_?key):)\s*(?=\S*\d)[\w+/=-]{16,}\s*$)"
     r"|_(?:KEY|TOKEN|SECRET)=(?=[\w+/-]*\d)[\w+/=-]{16,}"
     r"|(?:login\(\s*(?:key\s*=\s*)?|setdefault\(\s*[\"']\w*(?:KEY|TOKEN|SECRET)[\"'],\s*)"
-    r"[\"'](?=[\w-]*\d)[\w-]{32,}[\"']|[\"']key\\?[\"']\s*:\s*\\?[\"'][0-9a-f]{32}\\?[\"']"
+    r"[\"'](?=[\w-]*\d)[\w-]{32,}[\"']|\busername\b[^{}]{3,99}\bkey\b[^{}\w]{3,9}[0-9a-f]{32}\b"
     r"|\b(?:wandb\s+login|Bearer)\s+(?=[\w.~+/=-]*\d)[\w.~+/=-]{20,}"
     r"|(?i:token|kaggle_key)[\"']?\]?\s*[:=]\s*[\"'](?=[\w+/=-]*\d)[\w+/=-]{16,}[\"']",
 }

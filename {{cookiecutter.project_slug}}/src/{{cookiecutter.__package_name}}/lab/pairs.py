@@ -56,7 +56,7 @@ def stems(root: Path) -> list[Path]:
 
 
 def find_notebook(root: Path, name: str) -> Path:
-    """Find a pair under `root` by name, start of `name`, or path; LabError if there is not one."""
+    """Find a pair under `root` by its `name`, the name's beginning, or a path; else LabError."""
     known = stems(root)
     for folder in (Path.cwd(), root / "notebooks", root):
         for stem in (folder / name, folder / name.removesuffix(".py").removesuffix(".ipynb")):
@@ -195,7 +195,7 @@ def _undo(root: Path) -> int:
     for name in names:
         # as before: an undo that was killed goes on
         if _read(root / name) not in ((after / name).read_bytes(), _read(before / name)):
-            raise LabError(f"{name} was edited since, so nothing is undone; its old copy: {before}")
+            raise LabError(f"{name} was edited since, so nothing is undone; old copies: {before}")
     for name in names:
         content = _read(before / name)
         if content is None:

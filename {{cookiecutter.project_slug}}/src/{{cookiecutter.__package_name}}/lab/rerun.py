@@ -60,7 +60,7 @@ class Rerun:
         return [*command, "--data-dir", folder, "--runs-dir", str(runs_dir)]
 
     def variables(self) -> dict[str, str]:
-        """Return this shell's variables, but as recorded those that change numbers."""
+        """Return this shell's variables, with those that change numbers as recorded."""
         root, code = self.root, self.scratch / "code"
         env = project_env(code)
         paths = [Path(path).resolve() for path in env["PYTHONPATH"].split(os.pathsep)]
