@@ -250,6 +250,11 @@ def test_halves_out_of_step_are_a_warning(repository):
     done = repository.lab("check")
     assert "its two halves differ; lab sync" in done.stdout
     assert done.returncode == 0
+    repository.lab("new", "Which seed?", check=True)
+    draft = repository.root / "notebooks" / "02_which_seed.py"
+    draft.write_text(draft.read_text(encoding="utf-8").replace("Which", "What"), encoding="utf-8")
+    found = [line for line in repository.lab("check").stdout.splitlines() if "02_which" in line]
+    assert "its two halves differ" in found[0]  # else the prompts of a half that is behind
     assert repository.lab("check", "--strict").returncode == 1
 
 

@@ -84,7 +84,7 @@ class TrainingBatches:
         if config.batch_size % world.size or config.batch_size > len(splits.train):
             raise UserError(
                 f"--batch-size {config.batch_size}: use at most the {len(splits.train)} training "
-                f"images, and a multiple of {world.size}, the number of processes"
+                f"images, divisible by the number of processes, {world.size}"
             )
         self.shift = splits.shift if config.augment else 0
         self.flip = splits.flip and config.augment

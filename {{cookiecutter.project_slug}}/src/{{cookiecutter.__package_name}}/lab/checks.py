@@ -86,12 +86,12 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
         yield text[: text.find("<<<<<<<")].count("\n") + 1, "conflict markers; resolve them", True
         return
     cells = read_cells(text)
-    yield from _sections(cells)
-    yield from _contents(root, cells)
-    yield from _report(root, stem, cells, tracked)
     if not _in_step(pairs.half(stem, ".ipynb"), text, cells):
         remedy = "lab sync makes them agree, or shows what you must decide"
         yield 1, f"its two halves differ; {remedy}", False
+    yield from _sections(cells)
+    yield from _contents(root, cells)
+    yield from _report(root, stem, cells, tracked)
 
 
 def _sections(cells: list[Cell]) -> Found:

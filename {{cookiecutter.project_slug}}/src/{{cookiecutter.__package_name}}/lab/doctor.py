@@ -50,8 +50,8 @@ def _python(root: Path, _deep: bool) -> Iterator[Finding]:
     yield "ok", f"{sys.version.split()[0]} in {sys.prefix}", ""
     spec = importlib.util.find_spec(package_of(root))
     if not spec or not Path(spec.origin).resolve().is_relative_to(root):
-        place = f"in {spec.origin}" if spec else "nowhere"
-        yield "note", f"notebooks find the package {place}, not here", "pip install --no-deps -e ."
+        place = f"in {spec.origin}, not here" if spec else "not at all"
+        yield "note", f"notebooks find the package {place}", "pip install --no-deps -e ."
 
 
 def _renew(source: str) -> str:

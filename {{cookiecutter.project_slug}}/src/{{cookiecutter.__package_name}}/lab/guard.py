@@ -158,7 +158,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     added = index.keys() - head.keys() if head.keys() <= index.keys() else set()
     new = {stem for stem in asked if {f"{stem}.ipynb", f"{stem}.py"} <= added}
     for stem in sorted(new):
-        print(f"{stem}.ipynb is new, so no hook changes it\n    type: lab sync")
+        print(f"{stem}.ipynb is new, so no hook changes it\n    type: lab sync; git add notebooks")
     known = [root / stem for stem in sorted(asked - new)]
     known = [stem for stem in pairs.stems(root) if stem in known] if known else []
     written = pairs.bring_in_step(root, known)[0]

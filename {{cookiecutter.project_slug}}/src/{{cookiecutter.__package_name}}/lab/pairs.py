@@ -104,7 +104,7 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
         write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
     script = Path(path).with_suffix(".py").as_posix()
     way = f"""Resolve
-     "{script}", then type: lab sync; git add "{script}" "{path}"
+     "{script}", then type: lab sync; git add "{script}" "{path}" (reports/, too: see README)
      (if it has no conflict, first write into it what git diff ":1:{path}" ":3:{path}" shows)"""
     if not path.startswith("notebooks/"):  # it has no other half
         way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
