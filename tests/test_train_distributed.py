@@ -172,7 +172,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(repository):
     done = torchrun(repository, "--batch-size", "33")
     assert done.returncode == 1
     assert "--batch-size 33" in done.stderr
-    assert "a multiple of 2, the number of processes" in done.stderr
+    assert "divisible by the number of processes, 2" in done.stderr
     assert repository.runs() == []
 
 
