@@ -72,23 +72,22 @@ def notebooks(root: Path, count: int) -> None:
             text = first.read_text(encoding="utf-8")
             copy = first.with_name(f"{number:02}_copy.py")
             copy.write_text(text, encoding="utf-8", newline="\n")
-        # the first makes the other halves, the others find nothing to do
-        for command, state in (
-            ("sync", "new"),
-            ("sync", "not committed"),
-            ("sync", ""),
-            ("check", ""),
-        ):
-            if not state:
-                subprocess.run(["git", "add", "notebooks"], cwd=root, check=True)
-                commit = ["git", "commit", "-qm", "notebooks", "--no-verify", "--allow-empty"]
-                subprocess.run(commit, cwd=root, check=True)
+
+        def measure(command: str, state: str) -> None:
             started = time.perf_counter()
             asked = [sys.executable, "-m", f"{package}.lab.cli", command]
             environment = {"PYTHONPATH": str(root / "src"), "PATH": "/usr/bin:/bin"}
             subprocess.run(asked, cwd=root, env=environment, capture_output=True, check=False)
             took = time.perf_counter() - started
-            print(f"lab {command}, {total} notebooks {state or 'committed'}: {took:.2f} s")
+            print(f"lab {command}, {total} notebooks {state}: {took:.2f} s")
+
+        measure("sync", "new")  # makes the other halves; from here on there is nothing to do
+        measure("sync", "not committed")
+        subprocess.run(["git", "add", "notebooks"], cwd=root, check=True)
+        commit = ["git", "commit", "-qm", "notebooks", "--no-verify", "--allow-empty"]
+        subprocess.run(commit, cwd=root, check=True)
+        measure("sync", "committed")
+        measure("check", "committed")
 
 
 def images(root: Path, count: int) -> None:

@@ -182,7 +182,7 @@ def roc_curves(record: Record) -> Chart:
     worst = sorted(tested, key=areas.get)[:10]
     title = f"The lowest AUC of a class is {areas[worst[0]]:.4f}"
     caption = (
-        f"ROC of each tested class against the rest; AUC of the micro average: "
+        "ROC of each tested class against the rest; AUC of the micro average: "
         f"{metrics.auc(*micro):.4f}. On the right the upper left corner, enlarged."
     )
     chart, [axes] = _chart(title, caption, (1, 2), 3.4)
