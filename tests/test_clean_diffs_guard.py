@@ -1,9 +1,11 @@
 """The guard, as a hook in real commits: what it refuses, and what it says to type."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 from notebook_pairs import (
@@ -276,3 +278,20 @@ def test_markers_left_in_a_script_are_refused(pair):
     code, said = try_commit(pair)
     assert code
     assert "conflict markers" in said
+
+
+@pytest.mark.parametrize("days", [0, 400])
+def test_only_a_patch_of_this_commit_keeps_the_guard_from_writing(
+    pair, tmp_path, monkeypatch, days
+):
+    monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path))  # where pre-commit leaves its patches
+    patch = tmp_path / f"patch1600000000-{os.getppid()}"  # numbers of processes come again
+    patch.touch()
+    os.utime(patch, (time.time() - days * 86400,) * 2)
+    pair.edit_py("first = 1", "first = 11")
+    pair.project.git("add", "notebooks")
+    said = lab(pair.project, "guard", "--staged", "--fix").stdout
+    assert ("nothing is written" in said, "first = 11" in json.dumps(pair.read())) == (
+        not days,
+        bool(days),
+    )

@@ -69,6 +69,40 @@ def test_a_conflict_leaves_valid_json_and_the_way_out_that_it_names_works(pair, 
     assert_history_is_clean(pair.project)
 
 
+@pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
+@pytest.mark.parametrize("last", ["ours", "theirs"])
+def test_a_conflict_may_be_resolved_to_either_side(pair, how, last):
+    for branch in ("theirs", "ours") if last == "ours" else ("ours", "theirs"):
+        pair.project.git("switch", "-q", "-c", branch, "main")
+        pair.edit_py("second = 2", f"second = '{branch}'")
+        pair.sync()
+        commit(pair.project, add=["notebooks"])
+    pair.project.git("switch", "-q", "ours")
+    assert pair.project.git(how, "theirs", check=False).returncode
+    head, rest = pair.py.read_text().split("<<<<<<< ")
+    chosen, tail = rest.split("=======\n")[1].split(">>>>>>> ")
+    pair.py.write_text(head + chosen + tail.split("\n", 1)[1])
+    pair.sync()
+    assert chosen.strip() in pair.says()
+
+
+@pytest.mark.parametrize("how", ["revert", "drop"])
+def test_a_cell_that_was_run_only_after_its_commit_keeps_its_output(pair, how):
+    pair.execute()
+    for edit in (("first = 1", "first = 11"), ("second = 2", "second = 22"), ("third", "fourth")):
+        pair.edit_py(*edit)
+        pair.sync()
+        commit(pair.project, add=["notebooks"])
+    pair.execute("run 2")
+    pair.project.git("add", "-A")
+    if how == "revert":
+        pair.project.git("revert", "--no-edit", "HEAD", "HEAD~1")
+    else:
+        drop = {"GIT_SEQUENCE_EDITOR": "sed -i 2s/pick/drop/"}
+        pair.project.git("rebase", "-q", "-i", "HEAD~3", env=drop)
+    assert pair.outputs()["first = 11"] == "run 2: first = 11\n"
+
+
 @pytest.mark.parametrize("broken", ["interpreter", "package", "theirs"])
 def test_whatever_fails_in_the_driver_valid_json_is_left(pair, broken):
     branches(pair, ("first = 1", "first = 11"), ("third = 3", "third = 33"))

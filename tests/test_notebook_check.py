@@ -40,6 +40,8 @@ def test_an_unwritten_notebook_is_a_warning_at_commit_and_an_error_when_strict(r
     finding = f"{path}:{line}: section 1 still holds its prompt; write the hypothesis"
     assert done.stdout.splitlines()[0] == finding
     assert sum("still holds its prompt" in text for text in done.stdout.splitlines()) == 7
+    assert all(re.match(r"\S+:\d+: ", text) for text in done.stdout.splitlines())
+    assert "do not stop a commit" in done.stderr
     assert done.returncode == 0
     assert repository.lab("check", path, "--strict").returncode == 1
 

@@ -27,10 +27,12 @@ def test_a_run_leaves_every_file_of_the_record(trained):
     assert not {"runs_dir", "resume", "workers"} & config.keys()
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
-    assert set(rows[0]) == {
+    assert list(rows[0]) == [
         "epoch", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy",
         "learning_rate", "gradient_norm", "seconds",
-    }  # fmt: skip
+    ]  # fmt: skip
+    environment = json.loads((run / "environment.json").read_text())
+    assert {"gpus", "cuda", "cudnn", "blas", "cpu_capability"} <= environment.keys()
     result = json.loads((run / "result.json").read_text())
     assert result["epochs"] == 2
     assert re.fullmatch(r"[0-9a-f]{64}", result["weights_sha256"])
@@ -80,7 +82,7 @@ BAD = {
     ("--weight-decay", "inf"): ["--weight-decay inf"],
     ("--resume", ""): ["no run ''"],
     ("--batch-size", "4000"): ["--batch-size 4000", "1294 training images"],
-    ("--dataset", "folder", "--data-dir", "/nowhere"): ["/nowhere/train", "train/<class>"],
+    ("--dataset", "folder", "--data-dir", "/nowhere"): ["/nowhere is no folder", "train/<class>"],
     ("--device", "cuda"): ["--device cuda", "finds none"],
     ("--runs-dir", "/proc/none"): ["/proc"],
 }

@@ -164,7 +164,7 @@ def test_a_rank_that_dies_ends_the_run_with_its_name_instead_of_a_hang(repositor
 def test_data_that_cannot_be_read_are_said_in_a_line_by_each_rank(repository):
     done = torchrun(repository, "--dataset", "folder", "--data-dir", "/nowhere")
     assert done.returncode == 1  # the agent's own
-    assert done.stderr.count("train.py: /nowhere/train has images of none") >= 1
+    assert done.stderr.count("train.py: /nowhere is no folder") >= 1
     assert "Connection closed by peer" not in done.stderr
 
 

@@ -311,6 +311,8 @@ def test_flags_that_differ_are_named_one_by_one_and_equal_ones_are_taken(reposit
     assert "--seed 43 (recorded: 42)" in done.stderr
     assert "--batch-size 32 (recorded: 64)" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+    done = repository.train("--resume", "latest", "--no-deterministic")
+    assert "drop --no-deterministic (recorded: True)" in done.stderr
     same = ["--seed", "42", "--epochs", "4", "--device", "auto"]
     repository.train("--resume", "latest", *same, check=True)
 

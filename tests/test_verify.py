@@ -118,7 +118,7 @@ def test_metrics_edited_by_hand_are_found_out(project):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = project.lab("verify", "latest")
     assert done.returncode == 1
-    assert "epoch 2, validation accuracy: 0.9999 ->" in done.stdout
+    assert "epoch 2, validation_accuracy: 0.9999 ->" in done.stdout
     assert verdict_of(project)["deterministic"]
     assert "the record's numbers were changed after the run" in done.stdout
 
@@ -140,8 +140,8 @@ def test_what_is_beyond_the_tolerance_is_named_and_the_result_beside_it(project)
     accuracy = json.loads((run / "result.json").read_text())["test_accuracy"]
     done = project.lab("verify", "latest", "--tolerance", "0.001")
     assert done.returncode == 1
-    assert "first difference: epoch 2, gradient norm: " in done.stdout
-    assert f"test accuracy: {accuracy} -> {accuracy}\n" in done.stdout
+    assert "first difference: epoch 2, gradient_norm: " in done.stdout
+    assert f"test_accuracy: {accuracy} -> {accuracy}\n" in done.stdout
 
 
 def test_a_tolerance_for_the_first_epochs_is_no_verdict_on_all(project):
@@ -163,7 +163,7 @@ def test_another_number_of_threads_is_named(project):
     done = project.lab("verify", "latest")
     assert done.returncode == 1
     assert "hardware: CPU model: Other ->" in done.stdout
-    assert "result, weights sha256" in done.stdout
+    assert "result, weights_sha256" in done.stdout
 
 
 @pytest.mark.parametrize("what", ["unfinished", "commit", "patch", "damaged", "config", "missing"])

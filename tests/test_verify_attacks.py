@@ -199,7 +199,7 @@ def test_wall_clock_time_as_randomness_is_called_non_deterministic(start):
     assert (code, verdict["verdict"]) == (1, "different")
     assert verdict["deterministic"] is False
     assert "non-deterministic" in said
-    assert "epoch 1, train loss" in said
+    assert "epoch 1, train_loss" in said
 
 
 def test_an_editable_install_of_the_working_tree_is_not_what_is_verified(start, tmp_path):

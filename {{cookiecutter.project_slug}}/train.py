@@ -198,10 +198,10 @@ class Training:
             "epoch": progress.epoch,
             "train_loss": train_loss,
             "train_accuracy": train_accuracy,
-            "gradient_norm": gradient_norm,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
             "learning_rate": self.schedule.get_last_lr()[0],
+            "gradient_norm": gradient_norm,
             "seconds": seconds,
         }
         if self.record:

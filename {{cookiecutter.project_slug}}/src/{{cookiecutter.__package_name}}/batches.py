@@ -82,10 +82,8 @@ class TrainingBatches:
         self.split, self.batch_size = splits.train, config.batch_size
         self.world, self.workers = world, workers
         if config.batch_size % world.size or config.batch_size > len(splits.train):
-            raise UserError(
-                f"--batch-size {config.batch_size}: use at most the {len(splits.train)} training "
-                f"images, divisible by the number of processes, {world.size}"
-            )
+            use = f"at most the {len(splits.train)} training images, divisible by the number of"
+            raise UserError(f"--batch-size {config.batch_size}: use {use} processes, {world.size}")
         self.shift = splits.shift if config.augment else 0
         self.flip = splits.flip and config.augment
         self.statistics = [value.to(world.device) for value in splits.statistics]

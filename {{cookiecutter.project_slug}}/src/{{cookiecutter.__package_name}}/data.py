@@ -174,6 +174,7 @@ def folder(config: Config, options: RunOptions) -> Splits:
     other = {path.parent.name for path in top.glob("train/[!.]*/[!.]*")} - set(names)
     if len(names) < 2 or other:
         found = f"{top}/train has images of {names or 'none'}, not {sorted(other) or 'two classes'}"
+        found = found if top.is_dir() else f"{top} is no folder"
         raise UserError(f"{found}; put those of every class at train/<class>/*.png or jpg")
     splits: dict[str, Split | None] = {}
     for part, found in images.items():
@@ -276,10 +277,9 @@ def _torchvision(name: str, data_dir: Path, file: str, **options: Any) -> Any:
     try:
         return getattr(torchvision.datasets, name)(data_dir, download=True, **options)
     except (OSError, RuntimeError, ValueError, AssertionError, EOFError) as error:
-        raise UserError(
-            f"{name} in {data_dir} is missing or damaged, and cannot be downloaded ({error}); "
-            f"copy {data_dir / file} from elsewhere, or use --dataset digits, which is built in"
-        ) from None
+        why = f"{name} in {data_dir} is missing or damaged, and cannot be downloaded ({error})"
+        way = f"copy {data_dir / file} from elsewhere, or use --dataset digits, which is built in"
+        raise UserError(f"{why}; {way}") from None
 
 
 class _ArraysOnly(pickle.Unpickler):

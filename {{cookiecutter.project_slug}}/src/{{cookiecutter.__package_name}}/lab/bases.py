@@ -117,10 +117,9 @@ def _synced(root: Path, script: Path) -> tuple[str, dict[str, Any]] | None:
 
 def edited(root: Path) -> set[str]:
     """Return the `.py` halves in `root` that are not as in the last commit."""
-    diff = ("diff-index", "--name-only", "--relative", "-z", "HEAD", "--", "notebooks/*.py")
-    others = ("ls-files", "--others", "--exclude-standard", "-z", "--", "notebooks/*.py")
-    listed = [git(root, *command, check=False).stdout for command in (diff, others)]
-    return set("".join(listed).split("\0"))
+    asked = ("status", "--porcelain", "-z", "--no-renames", "-uall", "--", "notebooks/*.py")
+    listed = git(root, "--no-optional-locks", *asked, check=False).stdout.split("\0")
+    return {entry[3:] for entry in listed}
 
 
 def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[str, bool]:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def check(root: Path, names: list[str], strict: bool = False) -> int:
         print(f"{path}:{line}: {text}")
     warnings = sum(not finding[3] for finding in found)
     if warnings and not strict:
-        print(f"warnings ({warnings}) do not stop a commit; --strict counts them")
+        print(f"warnings ({warnings}) do not stop a commit; --strict counts them", file=sys.stderr)
     return int(len(found) > (0 if strict else warnings))
 
 

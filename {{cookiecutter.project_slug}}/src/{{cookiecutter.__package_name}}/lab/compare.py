@@ -214,7 +214,7 @@ def compare(root: Path, first: str, second: str) -> int:
     differ = [bool(rerun.unlike(*pair, "")) for pair in rows]
     print(f"metrics: {'' if any(differ) else 'the same'}")
     for name in last[0] | last[1]:
-        print(_sides(name.replace("_", " "), last[0].get(name), last[1].get(name)))
+        print(_sides(name, last[0].get(name), last[1].get(name)))
     if any(differ[:-1]):
         print(f"  the first epoch that differs is {rows[differ.index(True)][0].get('epoch')}")
     return int(any(differ) or any(sections.values()))

@@ -54,7 +54,7 @@ def _torch() -> dict[str, Any]:
     blas = re.search(r"BLAS_INFO=([\w-]+)", text)
     libraries = re.findall(r"(?m)^\s*- (Intel\(R\) (?:oneAPI )?(?:Math|MKL).+|OpenBLAS.+)$", text)
     found = {"torch": torch.__version__, "cuda": torch.version.cuda or torch.version.hip}
-    found |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "gpus": []}
+    found |= {"cpu_capability": torch.backends.cpu.get_cpu_capability(), "gpus": [], "cudnn": None}
     found["blas"] = "; ".join([*(blas.groups() if blas else ()), *libraries])
     if torch.cuda.is_available():
         found["cudnn"] = torch.backends.cudnn.version()

@@ -7,6 +7,7 @@ pre-commit alone, and in CI, it sees the same. nbstripout is the referee.
 import io
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -102,13 +103,11 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
                 yield Finding(gone, "is missing: the other half is there", remedy)
             continue
         try:
-            if percent.has_markers(text.decode()):
-                yield Finding(script, "holds conflict markers", "resolve them; lab sync", False)
-            elif not percent.in_step(data, text.decode()):
+            if not percent.in_step(data, text.decode()):
                 remedy = f'lab sync; git add "{script}" "{notebook}"'
                 yield Finding(notebook, "and its .py do not say the same", remedy)
         except (LabError, UnicodeDecodeError) as error:
-            remedy = "reword it; lab sync; git add both halves"
+            remedy = "correct that; lab sync; git add both halves"
             yield Finding(notebook, f"cannot be compared: {error}", remedy, False)
 
 
@@ -139,7 +138,8 @@ def _has_stash() -> bool:
     """Tell whether pre-commit may take back what is written (on Windows, its id is not known)."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = Path(os.environ.get("PRE_COMMIT_HOME") or f"{cache}/pre-commit").expanduser()
-    return os.name == "nt" or any(home.glob(f"patch*-{os.getppid()}"))
+    patches = home.glob(f"patch*-{os.getppid()}")  # an old one may be of another process
+    return os.name == "nt" or any(time.time() - one.stat().st_mtime < 3600 for one in patches)
 
 
 def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[Finding]) -> bool:
@@ -152,7 +152,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
     asked -= _stems(f.path for f in findings if not f.mendable)
     if asked and _has_stash():
         print("pre-commit may have put aside what is not staged, so nothing is written. Type:")
-        print("    lab sync; git add both halves; then commit again")
+        print("    lab sync; git add both halves; then commit both")
         return True
     # a new notebook is as its author wrote it; but where one is gone, that one may be renamed
     added = index.keys() - head.keys() if head.keys() <= index.keys() else set()
@@ -169,7 +169,7 @@ def _mend(root: Path, index: dict, head: dict, stems: set[str], findings: list[F
         call([sys.executable, "-m", "ruff", "format", "--quiet", *edited], cwd=root)
         pairs.bring_in_step(root, known)
     if written:
-        print("The files on disk are in step now: git add both halves, then commit again.")
+        print("The files on disk are in step now: git add both halves, then commit both.")
     return bool(written or new)
 
 

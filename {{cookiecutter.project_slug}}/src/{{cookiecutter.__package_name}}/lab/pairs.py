@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from . import bases, nbfilter
-from .percent import build, has_markers, is_paired, merge_rest, normal, refuse_odd_lines, text_of
+from .percent import build, is_paired, merge_rest, normal, refuse_odd_lines, text_of
 from .project import LabError, git, write_whole
 
 
@@ -93,8 +93,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
     if all(nb and is_paired(nb) for nb in notebooks):
-        names = ("ours", "base", "theirs")
-        merged, conflict = bases.merge(Path.cwd(), names, *map(text_of, contents))
+        texts = [text_of(data) for data in contents]
+        merged, conflict = bases.merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
             if merge_rest(result, *notebooks):
@@ -102,6 +102,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
                 return 0
         merge_rest(notebooks[0], *notebooks)  # pictures: no `.py` will bring them
         write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
+        base_of_sync = {Path.cwd() / Path(path).with_suffix(".py"): texts[0].encode()}
+        bases.keep(Path.cwd(), bases.new_backup(Path.cwd()) / "seen", base_of_sync)
     script = Path(path).with_suffix(".py").as_posix()
     way = f"""Resolve
      "{script}", then type: lab sync; git add "{script}" "{path}" (reports/, too: see README)
@@ -119,24 +121,18 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     name = script.relative_to(root).with_suffix("").as_posix()
     text = _decoded(raw, script.name)
     if text is not None:
-        if has_markers(text):
-            raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
         refuse_odd_lines(text)
     if data is None or text is None:
         gone, there = (notebook, script) if data is None else (script, notebook)
         if not git(root, "cat-file", "-e", f"HEAD:{name}{gone.suffix}", check=False).returncode:
-            raise LabError(
-                "one half is gone: delete or rename the other, too (git rm, git mv), or "
-                f'type: git restore "{name}{gone.suffix}"'
-            )
+            way = f'(git rm, git mv), or type: git restore "{name}{gone.suffix}"'
+            raise LabError(f"one half is gone: delete or rename the other, too {way}")
         deleted = ("diff", "--name-only", "-z", "--no-renames", "--diff-filter=D", "--relative")
         for old in git(root, *deleted, "HEAD", "--", "notebooks", check=False).stdout.split("\0"):
             left = old.removesuffix(there.suffix) + gone.suffix
             if left != old and (root / left).exists():  # it has the outputs, the ids
-                raise LabError(
-                    f'is this "{old}", renamed? Then type: git mv "{left}" '
-                    f'"{name}{gone.suffix}"; else first: git rm "{left}"'
-                )
+                way = f'git mv "{left}" "{name}{gone.suffix}"; else first: git rm "{left}"'
+                raise LabError(f'is this "{old}", renamed? Then type: {way}')
         text = text_of(data, nbfilter.source) if text is None else text
         return {notebook: data or nbfilter.dumps(build(text)), script: text.encode()}
     mine, wanted = normal(text), text_of(data)

@@ -102,9 +102,11 @@ def _fits(cell: dict) -> bool:
 def refuse_odd_lines(text: str) -> None:
     """LabError if jupytext, also in JupyterLab, would misread percent `text`.
 
-    That is odd line ends, and headings that it takes for commands, like `# cat or dog`, `# Why?`:
-    it strips their `#`.
+    That is conflict markers, odd line ends, and headings that it takes for commands, like
+    `# cat or dog`, `# Why?`: it strips their `#`.
     """
+    if has_markers(text):
+        raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
     _jupytext()
     from jupytext.magics import is_magic
 
@@ -114,10 +116,8 @@ def refuse_odd_lines(text: str) -> None:
     for cell in [cell for cell in read_cells(text) if cell.kind == "markdown"]:
         for number, line in enumerate(cell.source.split("\n"), cell.line):
             if line.startswith("#") and is_magic(f"# {line}", "python", True, True):
-                raise LabError(
-                    f"line {number} of the .py: jupytext takes the heading {line!r} for "
-                    "a command, and strips a #; word it otherwise"
-                )
+                why = f"jupytext takes the heading {line!r} for a command, and strips a #"
+                raise LabError(f"line {number} of the .py: {why}; word it otherwise")
 
 
 def normal(text: str) -> str:

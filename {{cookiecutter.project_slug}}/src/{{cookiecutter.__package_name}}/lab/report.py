@@ -134,10 +134,8 @@ def _name_of_run(root: Path, run: str) -> str:
     """Return what names a finished run in the notebook, wherever the project lies."""
     record = records.find(root, run)
     if record.state != "finished":
-        raise LabError(
-            f"{record.id} is {record.state}; a report needs a finished run "
-            "(python train.py --resume RUN)"
-        )
+        way = f"a report needs a finished run (python train.py --resume {record.id})"
+        raise LabError(f"{record.id} is {record.state}; {way}")
     if not (record.path / "predictions.npz").exists():  # a card: the run has what figures show
         record = records.Record(root / "runs" / record.id)
         if not (record.path / "predictions.npz").exists():

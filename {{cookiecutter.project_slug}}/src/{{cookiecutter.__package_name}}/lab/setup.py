@@ -98,10 +98,8 @@ def setup(root: Path) -> int:
     know your name.
     """
     if git(root, "var", "GIT_COMMITTER_IDENT", check=False).returncode:
-        raise LabError(
-            'git does not know who you are; git config --global user.name "Your Name" and '
-            'git config --global user.email "you@example.org", then lab setup'
-        )
+        way = 'git config --global user.name "Your Name" and git config --global user.email'
+        raise LabError(f'git does not know who you are; {way} "you@example.org", then lab setup')
     top = git(root, "rev-parse", "--show-toplevel", check=(root / ".git").exists()).stdout.strip()
     if not top or Path(top).resolve() != root.resolve():
         git(root, "init", "--quiet", "--initial-branch=main")

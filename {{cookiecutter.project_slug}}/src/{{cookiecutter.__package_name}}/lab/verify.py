@@ -218,11 +218,11 @@ def _tell(verdict: dict[str, Any]) -> None:
     if first := verdict["first_difference"]:
         pair = first["recorded"], first["again"]
         by = f" (by {pair[1] - pair[0]:.3g})" if all(isinstance(v, float) for v in pair) else ""
-        where = f"{first['where']}, {first['what'].replace('_', ' ')}"
+        where = f"{first['where']}, {first['what']}"
         print(f"  first difference: {where}: {pair[0]} -> {pair[1]}{by}")
         print(f"  {verdict['differences']} values differ")
         for name, value in verdict["again"].items():  # does the result hold?
-            print(f"  {name.replace('_', ' ')}: {verdict['result'].get(name)} -> {value}")
+            print(f"  {name}: {verdict['result'].get(name)} -> {value}")
     if verdict["verdict"] == "different":
         print("  what may explain it:")
     elif verdict["causes"] or verdict["environment"]:
