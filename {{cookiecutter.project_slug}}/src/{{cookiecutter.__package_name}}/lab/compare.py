@@ -80,7 +80,7 @@ def _condition(text: str):
                     return sign == "!="
                 raise LabError(f"--where {text!r}: {field} needs a number") from None
         elif value is None:
-            return sign == "!=" or (sign == "=" and wanted.lower() in ("", "none"))
+            return sign == ("=" if wanted.lower() in ("", "none") else "!=")
         return OPERATORS[sign](value, other)
 
     return field, holds

@@ -1,0 +1,156 @@
+"""What cannot be done is said in one line with the remedy, and nothing is written."""
+
+import importlib
+import json
+import shutil
+import sys
+
+import pytest
+from conftest import Project
+from made_records import make_record
+from notebook_pairs import lab
+
+
+def refused(project, *arguments, cwd=None):
+    """Run `lab`, which must refuse; return the line that says why, the last."""
+    done = lab(project, *arguments, cwd=cwd)
+    assert done.returncode == 2, done
+    *_, line = done.stderr.splitlines()
+    assert line.startswith("lab: ")
+    return line
+
+
+@pytest.fixture
+def record(repository):
+    """A finished record."""
+    return make_record(repository.root / "runs", 1)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--tolerance", "-1", "--tolerance -1.0 is out of range; use 0 or more"),
+        ("--tolerance", "nan", "--tolerance nan is out of range"),
+        ("--epochs", "0", "--epochs 0 is out of range; use 1 or more"),
+    ],
+)
+def test_verify_refuses_a_number_out_of_range(repository, record, option, value, words):
+    assert words in refused(repository, "verify", "latest", f"{option}={value}")
+    assert not (record / "verification.json").exists()
+
+
+def test_verify_refuses_epochs_of_which_the_record_has_no_rows(repository, record):
+    (record / "metrics.jsonl").write_text("")
+    said = refused(repository, "verify", "latest", "--epochs", "1")
+    assert "--epochs 1: the record has no rows of these" in said
+
+
+def test_verify_refuses_a_record_of_which_a_file_is_gone_or_damaged(repository, record):
+    (record / "predictions.npz").write_bytes(b"PK\x03\x04 and then the disk was full")
+    said = refused(repository, "verify", "latest")
+    assert "predictions.npz is damaged" in said
+    assert "restore it from a backup" in said
+    (record / "code.patch").unlink()
+    assert "has no code.patch; verify the run where it was made" in refused(
+        repository, "verify", "latest"
+    )
+
+
+def test_a_beginning_that_two_runs_share_names_neither(repository, record):
+    make_record(record.parent, 2)
+    assert "2 runs begin with '2026'; type more of the id" in refused(
+        repository, "compare", "2026", "latest"
+    )
+
+
+def test_conditions_on_switches_and_on_what_is_not_there_are_understood(repository, record):
+    make_record(record.parent, 2, deterministic=False, warmup=None)
+    make_record(record.parent, 3, warmup=5)
+
+    def seeds(condition):
+        found = lab(repository, "runs", "--json", "--where", condition)
+        return [row["seed"] for row in json.loads(found.stdout)]
+
+    assert seeds("deterministic=true") == [1, 3]
+    assert seeds("deterministic=False") == [2]
+    assert seeds("warmup=none") == [1, 2]
+    assert seeds("warmup!=none") == [3]
+
+
+def test_a_readme_without_its_marks_is_not_rewritten(repository):
+    readme = repository.root / "README.md"
+    readme.write_text(readme.read_text().replace("<!-- results -->", ""))
+    before = readme.read_bytes()
+    said = refused(repository, "report", "--readme")
+    assert "README.md lacks the lines <!-- results --> and <!-- /results -->; put them back" in said
+    assert readme.read_bytes() == before
+
+
+def test_an_undo_without_a_sync_says_so(repository):
+    assert "there is no sync to undo" in refused(repository, "sync", "--undo")
+
+
+def test_a_folder_that_lost_its_package_is_named(repository, tmp_path):
+    broken = tmp_path / "broken"
+    (broken / "src").mkdir(parents=True)
+    for name in ("train.py", "environment.yml"):
+        shutil.copy(repository.root / name, broken / name)
+    made = lab(repository, "doctor", cwd=broken)
+    assert f"no package with a lab folder under {broken / 'src'}; restore it" in made.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ({"manager": "pip", "editable": True}, "numpy was installed from a folder"),
+        ({"manager": "conda"}, "the record has no address of numpy; it was built here"),
+    ],
+)
+def test_an_environment_that_cannot_be_fetched_again_is_refused(
+    repository, record, tmp_path, monkeypatch, package, words
+):
+    conda = tmp_path / "bin" / "conda"
+    conda.parent.mkdir()
+    conda.write_text("#!/bin/sh\nexit 3\n")
+    conda.chmod(0o755)
+    monkeypatch.setenv("PATH", str(conda.parent), prepend=":")
+    listed = [{"name": "numpy", "version": "2.4.0"} | package]
+    environment = json.loads((record / "environment.json").read_text()) | {"packages": listed}
+    (record / "environment.json").write_text(json.dumps(environment))
+    folder = tmp_path / "restored"
+    assert words in refused(repository, "verify", "latest", "--restore", folder)
+    assert not folder.exists()
+
+
+def test_an_environment_of_a_python_that_is_not_here_is_refused(repository, record, tmp_path):
+    environment = json.loads((record / "environment.json").read_text()) | {"python": "3.2.1"}
+    (record / "environment.json").write_text(json.dumps(environment))
+    said = refused(repository, "verify", "latest", "--restore", tmp_path / "restored")
+    assert "the record was made with Python 3.2.1; install Python 3.2" in said
+
+
+def test_figures_of_a_run_without_predictions_say_what_is_missing(repository, record):
+    sys.path.insert(0, str(repository.root / "src"))
+    try:
+        records = importlib.import_module(f"{repository.package}.lab.records")
+    finally:
+        sys.path.pop(0)
+    with pytest.raises(records.LabError, match=r"has no predictions.npz; is the run finished\?"):
+        _ = records.Record(record).predictions
+
+
+def test_a_file_that_only_spacing_differs_in_takes_the_other_halfs_edit(pair):
+    pair.py.write_text(pair.py.read_text().replace("second = 2", "\n\nsecond = 2\n\n"))
+    assert pair.sync() == ""
+    pair.edit_nb("second = 2", "second = 22")
+    pair.sync()
+    assert "second = 22" in pair.says()
+
+
+def test_a_compare_without_the_commits_says_that_no_diff_can_be_made(repository: Project, record):
+    other = make_record(record.parent, 2)
+    code = json.loads((other / "code.json").read_text()) | {"base": "1" * 40, "tree": "x"}
+    (other / "code.json").write_text(json.dumps(code))
+    done = lab(repository, "compare", record.name, other.name)
+    assert done.returncode == 1
+    assert "commit 000000000000 -> 000000000000, with patches; no diff can be made" in done.stdout
