@@ -142,7 +142,17 @@ def test_jupyter_itself_refuses_a_foreign_host(server):
 def test_a_foreign_origin_cannot_open_the_websocket(server, kernel, colleague):
     cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in colleague.cookies)
     assert refusal(server, kernel, origin="https://evil.example", cookie=cookies) == 403
+    plain = server.url.replace("https", "http")
+    assert refusal(server, kernel, origin=plain, cookie=cookies) == 403
+    assert refusal(server, kernel, origin="null", cookie=cookies) == 403
     server.websocket(kernel, cookie=cookies).close()  # the same cookie from our own page
+
+
+def test_a_foreign_origin_cannot_open_the_websocket_with_a_token_either(server, kernel):
+    header = [f"{name}: {value}" for name, value in server.authorized.items()]
+    assert refusal(server, kernel, origin="https://evil.example", header=header) == 403
+    server.websocket(kernel, header=header).close()
+    server.websocket(kernel, header=header, suppress_origin=True).close()  # no browser
 
 
 def test_without_a_token_the_websocket_stays_closed(server, kernel):

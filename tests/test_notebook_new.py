@@ -77,6 +77,17 @@ def test_a_title_in_any_script_gives_a_plain_file_name_and_stays(project, title,
     assert "".join(cells[0]["source"]) == f"# {' '.join(title.split())}"
 
 
+@pytest.mark.parametrize("title", ["Why?", "过拟合?", "小数据上用dropout有用吗?"])
+def test_a_question_of_one_word_is_no_command(project, title):
+    project.lab("new", title, check=True)
+    (path,) = (project.root / "notebooks").glob("02_*.py")
+    assert path.read_text(encoding="utf-8").splitlines()[1] == f"# # {title} #"  # closed heading
+    project.lab("sync", check=True)
+    cells = json.loads(path.with_suffix(".ipynb").read_text("utf-8"))["cells"]
+    assert "".join(cells[0]["source"]) == f"# {title} #"
+    assert project.lab("check", path.stem).returncode == 0
+
+
 def test_a_very_long_title_gives_a_short_file_name(project):
     project.lab("new", "word " * 100, check=True)
     (path,) = (project.root / "notebooks").glob("02_*.py")
@@ -90,7 +101,7 @@ def test_two_titles_without_a_latin_letter_give_two_notebooks(project):
     assert (project.root / "notebooks/03_experiment.py").exists()
 
 
-@pytest.mark.parametrize("title", ["", "  \n ", "Baseline", "baseline!", "Why?", "ls", "%run x"])
+@pytest.mark.parametrize("title", ["", "  \n ", "Baseline", "baseline!", "ls", "%run x"])
 def test_an_empty_or_taken_title_is_refused_in_one_line_and_nothing_is_written(project, title):
     before = sorted(path.name for path in (project.root / "notebooks").iterdir())
     done = project.lab("new", title)

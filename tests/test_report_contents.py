@@ -2,6 +2,7 @@
 
 import base64
 import html
+import json
 import os
 import re
 import shutil
@@ -211,6 +212,9 @@ def test_a_notebook_edited_while_it_is_executed_has_a_stale_report(shared):
     done = shared.lab("report", "02_meanwhile", "--to", "md", check=True)
     assert "no code changed" in done.stdout
     assert "the notebook changed since" not in done.stdout
+    cells = json.loads((report / "report.ipynb").read_text())["cells"]
+    counts = [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+    assert counts == list(range(1, len(counts) + 1))  # executed, also when outputs are reused
     assert (report / "README.md").read_text().count("Other words.") == 1
 
 

@@ -77,7 +77,7 @@ def code_digest(root: Path, notebook: dict) -> str:
 def take_outputs(notebook: dict, last: dict) -> None:
     """Put into `notebook` the outputs that the `last` report has under the same code."""
     for cell, executed in zip(_code(notebook), _code(last), strict=True):
-        cell["outputs"] = executed["outputs"]
+        cell |= {key: executed[key] for key in ("outputs", "execution_count")}
     notebook["metadata"]["lab"] = last["metadata"]["lab"] | notebook["metadata"]["lab"]
 
 

@@ -56,6 +56,8 @@ def fingerprint(files: Iterable[Path], folder: Path, cache: Path) -> str:
 def weights_sha256(state_dict: dict[str, Any]) -> str:
     """Hash weights: for each key in sorted order its name, dtype, shape and raw bytes.
 
+    That is a line such as `fc.weight torch.float32 (10, 64)`, a line end, and the bytes.
+
     Parameters
     ----------
     state_dict : dict of str to Tensor

@@ -73,6 +73,8 @@ def new(root: Path, title: str, source: str | None = None) -> int:
     title = " ".join("".join(c if c.isprintable() else " " for c in title).split())
     if not title:
         raise LabError('the title is empty; ask the question: lab new "Does dropout help?"')
+    if re.fullmatch(r"\S*\?", title):
+        title += " #"  # the mark that closes a heading; else jupytext takes it for IPython's help
     (folder := root / "notebooks").mkdir(exist_ok=True)
     halves = (path for path in folder.rglob("*.*") if path.suffix in (".py", ".ipynb"))
     taken = {path.stem for path in halves if folder / "scratch" not in path.parents}

@@ -44,7 +44,7 @@ def submit(root: Path, arguments: list[str], options: list[str], lines: Path | N
     number = done.stdout.strip().split(";")[0]
     for index, job in enumerate(jobs, start=1):
         print(f"job {number}{f'_{index}' if len(jobs) > 1 else ''}: train.py {shlex.join(job)}")
-    print("`lab runs` shows how far they are; their output is in runs/slurm-*.out")
+    print("`lab runs` shows how far they are (--group: mean ± sd); they print to runs/slurm-*.out")
     return 0
 
 
