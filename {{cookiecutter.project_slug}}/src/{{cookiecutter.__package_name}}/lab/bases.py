@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .percent import in_step, normal
+from .percent import in_step, normal, text_of
 from .project import LabError, git, write_whole
 
 BACKUPS = 50  # of `lab sync`; also what it knows of states that were never committed
@@ -146,6 +146,11 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     `said`, the halves as they are now; `None` if nothing tells which of the two it is: the wrong
     one would lose an edit.
     """
+    unmerged = ("--literal-pathspecs", "ls-files", "--unmerged", "--", notebook)
+    if ours := re.search(r" (\w+) 2\t", git(root, *unmerged, check=False).stdout):
+        with contextlib.suppress(LabError):  # in a conflict git wrote ours: only the .py was edited
+            if text_of(git(root, "cat-file", "blob", ours[1], text=False).stdout) == said[1]:
+                return said[1]
     committed, synced = _committed(root, script, notebook), _synced(root, script)
     if synced is None:
         copied = (text for text in _other_pairs(root) if text and text in said)

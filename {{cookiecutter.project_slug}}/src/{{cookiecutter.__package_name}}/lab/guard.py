@@ -103,11 +103,13 @@ def _judge(root: Path, tree: dict, before: dict, stems: set[str]) -> Iterator[Fi
                 yield Finding(gone, "is missing: the other half is there", remedy)
             continue
         try:
-            if not percent.in_step(data, text.decode()):
+            if percent.has_markers(text.decode()):
+                yield Finding(script, "holds conflict markers", "resolve them; lab sync", False)
+            elif not percent.in_step(data, text.decode()):
                 remedy = f'lab sync; git add "{script}" "{notebook}"'
                 yield Finding(notebook, "and its .py do not say the same", remedy)
         except (LabError, UnicodeDecodeError) as error:
-            remedy = "correct that; lab sync; git add both halves"
+            remedy = "reword it; lab sync; git add both halves"
             yield Finding(notebook, f"cannot be compared: {error}", remedy, False)
 
 

@@ -117,8 +117,6 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
         return  # a notebook without outputs is no reason to forget those that it had
     often, cells = (*PYTHON, *VOLATILE_NOTEBOOK), {}
     for key, cell in _cells(nb):
-        if not (cell.get("outputs") or cell.get("execution_count")):
-            continue  # it was not run here: what it gave before may come back
         cells[key] = {k: cell.get(k) for k in ("outputs", "execution_count")}
         cells[key]["metadata"] = {k: v for k, v in cell["metadata"].items() if k in VOLATILE_CELL}
     shared = {k: v for k, v in nb["metadata"].items() if k in often}
@@ -138,8 +136,8 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
 def smudge(folder: str, path: str, data: bytes) -> bytes:
     """Return `data`, the notebook at `path`, with the outputs that `folder` remembers of its cells.
 
-    If exactly this content was here before, its outputs; for cells that had none then, and after
-    a merge, the newest in this notebook, or in the one whose name this one had before.
+    If exactly this content was here before, its outputs; else, as after a merge, each cell's
+    newest outputs in this notebook, or in the one whose name this one had before.
     """
     nb = parse(data)
     if nb is None:
@@ -148,10 +146,7 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     exact.sort(key=lambda name: not os.path.basename(name).startswith(_name(path)))
     remembered: dict = {"metadata": {}, "cells": {}}
     own = _newest(folder, _name(path), ".json")
-    run = {key for key, cell in _cells(nb) if source(cell).strip()}
-    for name in ([*exact[:1], *own] or _newest(folder, end=".json"))[:SEARCHED]:
-        if run <= remembered["cells"].keys():
-            break
+    for name in exact[:1] or (own or _newest(folder, end=".json"))[:SEARCHED]:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
         remembered = {part: {**memory[part], **known} for part, known in remembered.items()}

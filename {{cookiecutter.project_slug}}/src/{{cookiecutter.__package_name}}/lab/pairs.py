@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from . import bases, nbfilter
-from .percent import build, is_paired, merge_rest, normal, refuse_odd_lines, text_of
+from .percent import build, has_markers, is_paired, merge_rest, normal, refuse_odd_lines, text_of
 from .project import LabError, git, write_whole
 
 
@@ -93,8 +93,8 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     contents = [Path(name).read_bytes() for name in (ours, base, theirs)]
     notebooks = [nbfilter.parse(data) for data in contents]
     if all(nb and is_paired(nb) for nb in notebooks):
-        texts = [text_of(data) for data in contents]
-        merged, conflict = bases.merge(Path.cwd(), ("ours", "base", "theirs"), *texts)
+        names = ("ours", "base", "theirs")
+        merged, conflict = bases.merge(Path.cwd(), names, *map(text_of, contents))
         if not conflict:
             result = build(merged, notebooks[0], notebooks[2])
             if merge_rest(result, *notebooks):
@@ -102,8 +102,6 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
                 return 0
         merge_rest(notebooks[0], *notebooks)  # pictures: no `.py` will bring them
         write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
-        base_of_sync = {Path.cwd() / Path(path).with_suffix(".py"): texts[0].encode()}
-        bases.keep(Path.cwd(), bases.new_backup(Path.cwd()) / "seen", base_of_sync)
     script = Path(path).with_suffix(".py").as_posix()
     way = f"""Resolve
      "{script}", then type: lab sync; git add "{script}" "{path}" (reports/, too: see README)
@@ -121,6 +119,8 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     name = script.relative_to(root).with_suffix("").as_posix()
     text = _decoded(raw, script.name)
     if text is not None:
+        if has_markers(text):
+            raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
         refuse_odd_lines(text)
     if data is None or text is None:
         gone, there = (notebook, script) if data is None else (script, notebook)

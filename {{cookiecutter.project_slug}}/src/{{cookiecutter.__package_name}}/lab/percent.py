@@ -102,11 +102,9 @@ def _fits(cell: dict) -> bool:
 def refuse_odd_lines(text: str) -> None:
     """LabError if jupytext, also in JupyterLab, would misread percent `text`.
 
-    That is conflict markers, odd line ends, and headings that it takes for commands, like
-    `# cat or dog`, `# Why?`: it strips their `#`.
+    That is odd line ends, and headings that it takes for commands, like `# cat or dog`, `# Why?`:
+    it strips their `#`.
     """
-    if has_markers(text):
-        raise LabError("the .py holds conflict markers; resolve them, then type: lab sync")
     _jupytext()
     from jupytext.magics import is_magic
 
