@@ -214,6 +214,7 @@ def test_an_edit_after_a_colleagues_commit_goes_on_from_that(pair):
         'label = "mean\u2028error"',
         "a = 1\n\x0cb = 2",
         "# In[3]:\na = 1",
+        "a = 1\n# <codecell>\nb = 2",
     ],
 )
 def test_a_cell_that_no_script_can_hold_is_refused_and_stays_as_it_is(pair, source):
@@ -338,4 +339,66 @@ def test_a_linked_notebook_stays_a_link(pair, tmp_path):
     pair.edit_py("second = 2", "second = 22")
     pair.sync()
     assert pair.nb.is_symlink()
+    assert "second = 22" in pair.says()
+    pair.sync("--undo")
+    assert pair.nb.is_symlink()
+
+
+def test_what_jupyter_saved_in_a_folder_that_git_does_not_know_is_known_to_the_next_sync(pair):
+    pair.project.git("config", "status.showUntrackedFiles", "no")
+    new = Pair(pair.project, "notebooks/deep/02_new").make()
+    new.edit_py("second = 2", "second = 22")
+    new.edit_nb("second = 2", "second = 22")
+    assert pair.sync() == ""
+    new.edit_py("second = 22", "second = 2")
+    pair.sync()
+    assert "second = 2" in new.says()
+
+
+def test_a_commit_of_something_else_does_not_keep_an_edit_from_being_taken_back(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    pair.project.git("commit", "-q", "--allow-empty", "-m", "else", "--no-verify")
+    pair.execute()
+    pair.edit_py("second = 22", "second = 2")
+    pair.sync()
+    assert "second = 2" in pair.says()
+
+
+def test_a_sync_with_nothing_to_do_takes_no_place_of_an_older_one(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.edit_nb("second = 2", "second = 22")
+    pair.sync()
+    backup = pair.project.root / ".git" / "lab" / "backup"
+    before = sorted(backup.iterdir())
+    pair.sync()
+    assert sorted(backup.iterdir()) == before
+
+
+def test_an_edit_taken_back_after_git_moved_is_carried_over_where_the_other_half_was_left(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    move_on(pair)
+    pair.edit_py("second = 22", "second = 2")
+    pair.sync()
+    assert "second = 2" in pair.says()
+
+
+def test_an_edit_after_a_commit_that_no_sync_saw_is_not_undone(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    for edit in (pair.edit_py, pair.edit_nb):  # Jupyter saves both halves
+        edit("second = 22", "second = 222")
+    commit(pair.project, add=["notebooks"], times=1)
+    pair.execute()
+    pair.edit_py("second = 222", "second = 22")
+    pair.sync(check=False)
+    assert "second = 22\n" in pair.py.read_text()
+
+
+def test_a_commit_of_one_half_alone_is_mended_from_the_one_before(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.project.git("commit", "-q", "-a", "-m", "half", "--no-verify")
+    shutil.rmtree(pair.project.root / ".git" / "lab" / "backup")  # as in a clone
+    pair.sync()
     assert "second = 22" in pair.says()

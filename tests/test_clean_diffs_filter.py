@@ -1,6 +1,7 @@
 """git's filter for notebooks: what is committed is clean, and outputs stay with their cells."""
 
 import json
+import os
 import tomllib
 
 import pytest
@@ -198,13 +199,20 @@ def test_twenty_megabytes_of_output_stay_and_the_commit_is_small(pair):
 
 def test_the_memory_of_outputs_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(nbfilter, "MEMORY_BYTES", 5_000)
+    other = "{}-1.json".format(nbfilter._name("y.ipynb"))  # that of another notebook stays
+    (tmp_path / other).write_text("x" * 4_000)
+    os.utime(tmp_path / other, (0, 0))
     for number in range(20):
         out = [{"output_type": "stream", "name": "stdout", "text": "x" * 1000}]
         cell = {"cell_type": "code", "metadata": {}, "source": f"a = {number}", "outputs": out}
         nb = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         data = json.dumps(nb).encode()
         nbfilter.remember(str(tmp_path), "x.ipynb", data, nbfilter.clean(data))
-    assert 3 <= len(list(tmp_path.iterdir())) <= 6
+    assert 4 <= len(list(tmp_path.iterdir())) <= 7
+    assert (tmp_path / other).exists()
+    monkeypatch.setattr(nbfilter, "MEMORY_BYTES", 0)
+    nbfilter.remember(str(tmp_path), "x.ipynb", data, nbfilter.clean(data))
+    assert len(list(tmp_path.iterdir())) == 4, "the newest three, and the other's"
 
 
 def test_a_filter_whose_interpreter_is_gone_stops_no_git_command_and_loses_nothing(pair):
@@ -248,9 +256,12 @@ def test_a_filter_that_is_killed_half_way_leaves_the_file_and_its_memory_whole(p
     pair.project.git("add", "-A")
     script = pair.project.root / ".git" / "lab" / "nbfilter.py"
     whole = script.read_text()
-    for deadly in ("json.dump(memory, file)", "sys.stdout.buffer.write(result)"):
-        kill = f"{deadly[:-1].split('(')[0]}; os.kill(os.getpid(), 9)"
-        script.write_text(whole.replace(deadly, kill))
+    for deadly, torn in (
+        ("os.replace(scratch, target)", "os.truncate(scratch, 9); "),
+        ("sys.stdout.buffer.write(result)", ""),
+    ):
+        assert deadly in whole
+        script.write_text(whole.replace(deadly, f"{torn}os.kill(os.getpid(), 9)"))
         nb = pair.read()
         nb["cells"][1]["outputs"][0]["text"] = ["half way"]
         pair.write(nb)

@@ -116,6 +116,7 @@ def test_a_new_half_alone_needs_its_other_half(pair, half, tracked):
 
 def test_a_module_beside_the_notebooks_is_no_half(pair):
     (pair.project.root / "notebooks" / "tools.py").write_text("x = 1\n")
+    assert pair.sync() == ""
     commit(pair.project, add=["notebooks"], times=1)
 
 
@@ -139,6 +140,7 @@ def stage_blob(pair, path, data):
         ("invalid", "no notebook"),
         ("markers", "conflict markers"),
         ("contradiction", "nbstripout"),
+        ("odd tags", "nbstripout"),
         ("large", "over 1 MB without its outputs"),
         ("large outputs", "git add --renormalize"),
     ],
@@ -157,6 +159,8 @@ def test_an_unclean_blob_is_refused_with_what_to_type(pair, harm, said):
         cell["metadata"]["collapsed"] = True
     if harm == "contradiction":
         cell["metadata"] = {"keep_output": False, "tags": ["keep_output"]}
+    if harm == "odd tags":
+        cell["metadata"]["tags"] = 5
     if harm == "large":
         nb["cells"][0]["attachments"] = {"pasted.png": {"image/png": "iVBO" * 300_000}}
     data = json.dumps(nb, indent=4 if harm == "spacing" else 1, sort_keys=True) + "\n"
@@ -281,11 +285,15 @@ def test_markers_left_in_a_script_are_refused(pair):
 
 
 @pytest.mark.parametrize("days", [0, 400])
+@pytest.mark.parametrize("told", ["PRE_COMMIT_HOME", "XDG_CACHE_HOME"])
 def test_only_a_patch_of_this_commit_keeps_the_guard_from_writing(
-    pair, tmp_path, monkeypatch, days
+    pair, tmp_path, monkeypatch, days, told
 ):
-    monkeypatch.setenv("PRE_COMMIT_HOME", str(tmp_path))  # where pre-commit leaves its patches
-    patch = tmp_path / f"patch1600000000-{os.getppid()}"  # numbers of processes come again
+    monkeypatch.delenv("PRE_COMMIT_HOME", raising=False)
+    monkeypatch.setenv(told, str(tmp_path))  # where pre-commit leaves its patches
+    folder = tmp_path / ("pre-commit" if told == "XDG_CACHE_HOME" else "")
+    folder.mkdir(exist_ok=True)
+    patch = folder / f"patch1600000000-{os.getppid()}"  # numbers of processes come again
     patch.touch()
     os.utime(patch, (time.time() - days * 86400,) * 2)
     pair.edit_py("first = 1", "first = 11")
@@ -295,3 +303,50 @@ def test_only_a_patch_of_this_commit_keeps_the_guard_from_writing(
         not days,
         bool(days),
     )
+
+
+def test_what_only_nbstripout_would_strip_is_refused(pair, monkeypatch):
+    monkeypatch.setattr("nbstripout.strip_output", lambda nb, *_, **__: {**nb, "cells": []})
+    pair.edit_nb("second = 2", "second = 22")
+    pair.sync()
+    pair.project.git("add", "notebooks")
+    done = lab(pair.project, "guard", "--staged")
+    assert done.returncode == 1
+    assert f'nbstripout --keep-id "{pair.both[1]}"' in done.stdout
+
+
+def test_a_script_in_another_coding_is_refused_in_words(pair):
+    stage_blob(pair, pair.both[0], pair.py.read_bytes() + "# é\n".encode("latin-1"))
+    done = lab(pair.project, "guard", "--all")
+    assert done.returncode == 1
+    assert "cannot be compared: 'utf-8' codec" in done.stdout
+
+
+def test_a_heading_that_jupytext_reads_as_the_command_beside_it_is_not_in_step(pair):
+    pair.edit_nb("Some prose.", "ls")
+    pair.sync()
+    commit(pair.project, add=["notebooks"])
+    stage_blob(pair, pair.both[0], pair.py.read_bytes().replace(b"# ls", b"# # ls"))
+    assert lab(pair.project, "guard", "--all").returncode == 1
+
+
+def test_a_link_to_a_notebook_is_not_judged_as_one(pair):
+    (pair.project.root / "docs" / "it.ipynb").symlink_to(pair.nb)
+    commit(pair.project, add=["docs"], times=1)
+    assert lab(pair.project, "guard", "--all").returncode == 0
+
+
+def test_what_no_sync_mends_in_the_last_commit_has_a_remedy_of_its_own(pair):
+    pair.nb.write_text('{"cells": [')
+    pair.project.git("commit", "-q", "-a", "-m", "broken", "--no-verify")
+    code = f"from pathlib import Path; from {pair.project.package}.lab import guard"
+    done = pair.project.python("-c", f"{code}; print(guard.dirty_history(Path.cwd()))", check=True)
+    assert "save it in Jupyter again" in done.stdout
+    assert "git commit" not in done.stdout
+
+
+def test_files_that_pre_commit_names_are_judged_though_nothing_is_staged(pair):
+    pair.edit_py("second = 2", "second = 22")
+    pair.project.git("commit", "-q", "-a", "-m", "half", "--no-verify")
+    assert lab(pair.project, "guard", "--staged").returncode == 0
+    assert lab(pair.project, "guard", "--staged", *pair.both).returncode == 1

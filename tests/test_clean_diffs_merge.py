@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import pytest
 from notebook_pairs import assert_history_is_clean, commit
 
@@ -41,6 +42,7 @@ def test_edits_of_different_cells_are_merged(pair, how):
     assert {"first = 11", "new = 1", "third = 33"} <= set(pair.says())
     assert ids < {cell["id"] for cell in pair.read()["cells"]}
     assert_history_is_clean(pair.project)
+    nbformat.validate(nbformat.from_dict(pair.read()))
     assert pair.outputs()["third = 33"] == "run 1: third = 33\n"
     assert pair.outputs()["first = 11"] == "run 1: first = 11\n"
     assert pair.project.git("status", "--short").stdout == ""
@@ -231,5 +233,26 @@ def test_a_notebook_of_another_kernel_is_left_as_on_one_side(pair):
     write("a <- 11", "b <- 2", "c <- 3")
     pair.project.git("switch", "-q", "main")
     write("a <- 1", "b <- 2", "c <- 33")
-    pair.project.git("merge", "branch", check=False)
-    assert "c <- 33" in json.loads(path.read_text())["cells"][2]["source"]
+    said = pair.project.git("merge", "branch", check=False)
+    assert 'git checkout --ours "notebooks/r.ipynb"' in said.stdout + said.stderr
+    sources = [cell["source"] for cell in json.loads(path.read_text())["cells"]]
+    assert sources == [["a <- 1"], ["b <- 2"], ["c <- 33"]]
+
+
+def test_what_both_sides_changed_alike_is_no_conflict_and_a_new_cell_keeps_its_id(pair):
+    def both(**more):
+        nb = pair.read()
+        nb["metadata"]["authors"] = [{"name": "Ada"}]
+        nb["cells"][0]["attachments"] = picture("p.png")
+        nb["cells"][2] |= more
+        pair.write(nb)
+
+    pair.project.git("switch", "-q", "-c", "branch")
+    both(id="theirs", source=["other = 5"])
+    edit(pair, "first = 1", "first = 11")
+    pair.project.git("switch", "-q", "main")
+    both()
+    edit(pair, "third = 3", "third = 33")
+    pair.project.git("merge", "-q", "--no-edit", "branch")
+    assert {"first = 11", "other = 5", "third = 33"} <= set(pair.says())
+    assert pair.read()["cells"][2]["id"] == "theirs"

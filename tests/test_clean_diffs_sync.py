@@ -12,6 +12,7 @@ from notebook_pairs import (
     assert_history_is_clean,
     commit,
     copy_of,
+    percent,
     set_times,
 )
 
@@ -329,6 +330,8 @@ def test_names_are_understood_from_anywhere(pair):
         assert "brought in step" in pair.sync(name)
     pair.edit_py("third = 3", "third = 33")
     assert "brought in step" in pair.sync("01_pair.py", cwd=pair.py.parent)
+    pair.edit_py("third = 33", "third = 333")
+    assert "brought in step" in pair.sync(pair.both[0], cwd=pair.py.parent)
     assert len(CELLS) == len(pair.says())
 
 
@@ -338,3 +341,126 @@ def test_what_a_killed_write_leaves_behind_is_not_committed(pair):
         (pair.project.root / name).write_text("outputs")
     pair.project.git("add", "-A")
     assert pair.project.git("ls-files", *left).stdout == ""
+
+
+def test_the_end_of_a_conflict_alone_is_a_marker_too(pair):
+    pair.edit_py("second = 2", "second = 2\n>>>>>>> theirs")
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "conflict markers" in refused.stdout
+
+
+def test_prose_that_looks_like_a_command_is_prose(pair):
+    pair.edit_nb("Some prose.", "cat or dog\nWhy?")
+    pair.sync()
+    assert "cat or dog\nWhy?" in pair.says()
+
+
+def test_metadata_on_which_jupytext_fails_are_said_in_one_line(pair):
+    nb = pair.read()
+    nb["cells"][1]["metadata"] = {"title": 3}
+    pair.write(nb)
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "jupytext cannot read it" in refused.stdout
+
+
+def test_code_that_python_cannot_parse_is_synced_like_any_other(pair):
+    long = " + ".join(["1"] * 5_000)  # a RecursionError
+    pair.edit_nb("second = 2", f"second = {long}")
+    pair.sync()
+    pair.edit_py("second = 1 + ", "second = 2 + ")
+    pair.sync()
+    assert f"second = 2{long[1:]}" in pair.says()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        (["a = 1", "b = 2"], ["new = 0", "b = 2", "a = 1"], 2),
+        (["plot()", "b = 2", "plot()"], ["new = 0", "plot()", "plot()", "b = 2"], 2),
+        (["plot()", "b = 2", "plot()"], ["plot()", "plot()", "b = 2"], 3),
+    ],
+)
+def test_cells_that_move_share_no_id_and_keep_their_outputs(pair, old, new, kept):
+    pair.make(old)
+    pair.execute()
+    pair.py.write_text(percent(new))
+    pair.sync()
+    cells = pair.read()["cells"]
+    assert len({cell["id"] for cell in cells}) == len(new)
+    assert sum(bool(cell["outputs"]) for cell in cells) == kept
+
+
+def test_a_cell_that_is_no_python_keeps_its_output_while_another_is_edited(pair):
+    pair.make(["%%bash\necho hi", "second = 2"])
+    outputs = pair.execute()
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    assert pair.outputs() == {"%%bash\necho hi": outputs["%%bash\necho hi"], "second = 22": ""}
+
+
+def test_a_new_cell_of_an_old_notebook_gets_no_id(pair):
+    nb = pair.read() | {"nbformat_minor": 4}
+    for cell in nb["cells"]:
+        del cell["id"]
+    pair.write(nb)
+    pair.edit_py("# %%\nthird", "# %%\nnew = 0\n\n# %%\nthird")
+    pair.sync()
+    assert not any("id" in cell for cell in pair.read()["cells"])
+
+
+def test_blank_lines_after_an_edited_cell_are_none_of_it(pair):
+    pair.edit_py("second = 2", "second = 22\n\n\n")
+    pair.sync()
+    assert pair.read()["cells"][2]["source"] == ["second = 22"]
+
+
+def test_an_empty_cell_that_is_new_is_whole(pair):
+    pair.edit_py("# %%\nthird", "# %%\n\n# %%\nthird")
+    pair.sync()
+    code = [cell for cell in pair.read()["cells"] if cell["cell_type"] == "code"]
+    assert len(code) == 5
+    assert all(cell["outputs"] == [] for cell in code)
+
+
+def test_what_nobody_edited_of_a_notebook_stays_as_it_is_byte_for_byte(pair):
+    nb = pair.read()
+    nb["cells"][1]["source"] = ["first = 1\n"]  # some editors end a cell so
+    pair.write(nb)
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    assert pair.read()["cells"][1]["source"] == ["first = 1\n"]
+    pair.nb.write_text(json.dumps(pair.read(), indent=4))
+    pair.edit_nb("third = 3", "third = 33")
+    pair.nb.write_text(json.dumps(pair.read(), indent=4))
+    before = pair.nb.read_bytes()
+    pair.sync()
+    assert pair.nb.read_bytes() == before
+
+
+def test_old_backups_go(pair):
+    backup = pair.project.root / ".git" / "lab" / "backup"
+    for number in range(60):
+        (backup / f"{number:02}-1" / "seen").mkdir(parents=True)
+    pair.edit_py("second = 2", "second = 22")
+    pair.sync()
+    assert len(list(backup.iterdir())) == 50
+    pair.sync("--undo")
+
+
+def test_a_commit_of_text_in_another_coding_is_no_obstacle(pair):
+    text = pair.py.read_bytes()
+    pair.py.write_bytes(text + "# é\n".encode("latin-1"))
+    pair.project.git("commit", "-q", "-a", "-m", "odd", "--no-verify")
+    pair.py.write_bytes(text.replace(b"second = 2", b"second = 22"))
+    pair.sync()
+    assert "second = 22" in pair.says()
+
+
+def test_what_git_cannot_merge_is_said_in_its_words(pair):
+    pair.edit_nb("second = 2", "second = '\0'")
+    pair.edit_py("third = 3", "third = 33")
+    refused = pair.sync(check=False)
+    assert refused.returncode == 1
+    assert "git merge-file failed" in refused.stdout

@@ -21,21 +21,30 @@ def git_line(project):
     return [row for row in rows if row["check"] == "git"]
 
 
+def with_environment(root):
+    """Give a checkout an environment of its own, set it up, and hear no complaint of git."""
+    venv.create(root / ".venv", with_pip=False)
+    (site,) = (root / ".venv").glob("lib/python*/site-packages")
+    (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    own = Hooked(root)
+    module = f"{own.package}.lab.cli"
+    for command in ("setup", "doctor"):
+        done = own.run(root / ".venv" / "bin" / "python", "-m", module, command)
+        assert "which is gone" not in done.stdout
+    return own
+
+
 def test_a_linked_worktree_with_an_environment_of_its_own_commits_anywhere(pair, tmp_path):  # noqa: F811
     tree = tmp_path / "tree"
     plain_git(pair.project.root, "worktree", "add", "-q", str(tree))
-    venv.create(tree / ".venv", with_pip=False)
-    (site,) = (tree / ".venv").glob("lib/python*/site-packages")
-    (site / "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    own = Hooked(tree)
-    module = f"{own.package}.lab.cli"
-    for command in ("setup", "doctor"):
-        done = own.run(tree / ".venv" / "bin" / "python", "-m", module, command)
-        assert "which is gone" not in done.stdout
-    here = Pair(own, "notebooks/02_here").make()
+    here = Pair(with_environment(tree), "notebooks/02_here").make()
     plain_git(tree, "add", "notebooks")
     plain_git(tree, "commit", "-m", "from an editor")
     assert here.name + ".ipynb" in plain_git(tree, "ls-files", "notebooks").stdout
+
+
+def test_a_space_in_the_projects_path_hides_no_environment_from_doctor(pair, tmp_path):  # noqa: F811
+    with_environment(pair.project.root.rename(tmp_path / "my project"))
 
 
 def test_doctor_names_another_filter_that_git_prefers(pair):  # noqa: F811

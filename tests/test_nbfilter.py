@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 
@@ -144,3 +145,108 @@ def test_an_r_notebook_keeps_its_kernel_and_a_python_one_gets_everybodys():
     assert metadata("R", "ir")["language_info"] == {"name": "R", "mimetype": "text/x"}
     assert metadata("julia", "julia-1.9")["kernelspec"]["name"] == "julia-1.9"
     assert metadata("python", "my-env") == metadata("python", "other-env")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"[" * 100_000,
+        b'{"cells": [{"metadata": {}, "source": ""}], "metadata": {}, "nbformat": 4}',
+        b'{"cells": [{"cell_type": "raw", "metadata": 1, "source": ""}], "metadata": {}, "nbformat": 4}',
+        b'{"cells": [], "metadata": {"kernelspec": "python3"}, "nbformat": 4}',
+    ],
+    ids=["deep", "no kind", "metadata", "kernel"],
+)
+def test_what_is_no_notebook_is_none_for_guard_and_sync_and_shown_as_it_is(data):
+    assert nbfilter.parse(data) is None
+    assert nbfilter.text(data) == data
+
+
+def test_a_kernel_is_known_by_whatever_names_its_language():
+    def cleaned(**metadata):
+        nb = {"cells": [], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+        return json.loads(nbfilter.clean(json.dumps(nb).encode()))["metadata"]
+
+    ir = {"name": "ir", "display_name": "R"}
+    assert cleaned(kernelspec=ir, language_info={"name": "R"})["kernelspec"] == ir
+    assert cleaned(kernelspec=None, language_info=None) == nbfilter.PYTHON
+    assert cleaned(language_info={"name": "ipython", "version": "2.7"}) == nbfilter.PYTHON
+
+
+def executed(*cells):
+    """Return a notebook whose cells are given by source, output, and more keys."""
+    nb = {"metadata": {}, "nbformat": 4, "nbformat_minor": 5, "cells": []}
+    for source, output, more in cells:
+        out = [{"output_type": "stream", "name": "stdout", "text": output}] if output else []
+        cell = {"cell_type": "code", "metadata": {}, "source": source, "outputs": out}
+        nb["cells"].append(cell | more)
+    return json.dumps(nb).encode()
+
+
+def remember(folder, *cells, path="x.ipynb"):
+    """Let the filter see an executed notebook; return the file of its memory."""
+    data = executed(*cells)
+    nbfilter.remember(str(folder), path, data, nbfilter.clean(data))
+    names = (path, nbfilter.clean(data))
+    return folder / "{}-{}.json".format(*(nbfilter._name(name) for name in names))
+
+
+def shown(folder, *cells, path="x.ipynb"):
+    """Return the outputs that the cells get at a checkout."""
+    data = nbfilter.clean(executed(*((source, "", more) for source, more in cells)))
+    nb = json.loads(nbfilter.smudge(str(folder), path, data))
+    return ["".join(out["text"] for out in cell["outputs"]) for cell in nb["cells"]]
+
+
+def test_outputs_that_were_cleared_come_back_and_of_a_cell_that_ran_again_its_last(tmp_path):
+    remember(tmp_path, ("a", "of a", {}), ("b", "of b", {}))
+    remember(tmp_path, ("a", "", {}), ("b", "", {}))  # cleared, and saved
+    assert shown(tmp_path, ("a", {}), ("b", {})) == ["of a", "of b"]
+    remember(tmp_path, ("a", "", {"execution_count": 3}), ("c", "of c", {}))
+    assert shown(tmp_path, ("a", {}), ("c", {})) == ["", "of c"]
+
+
+def test_a_cell_of_another_id_gets_no_output_of_one_that_says_the_same(tmp_path):
+    remember(tmp_path, ("plot()", "of a", {"id": "a"}))
+    assert shown(tmp_path, ("plot()", {"id": "b"})) == [""]
+    assert shown(tmp_path, ("plot()", {"id": "a"})) == ["of a"]
+
+
+@pytest.mark.parametrize("newest", [0, 1])
+def test_after_a_merge_a_cell_gets_its_newest_output(tmp_path, newest):
+    files = [
+        remember(tmp_path, ("a", said, {}), (said, "", {"execution_count": 1}))
+        for said in ("one", "two")
+    ]
+    for number, file in enumerate(files):
+        os.utime(file, (0, number == newest))
+    assert shown(tmp_path, ("a", {}), ("merged", {})) == [("one", "two")[newest], ""]
+
+
+def test_two_filters_that_remember_one_notebook_at_once_both_succeed(tmp_path, monkeypatch):
+    replace = os.replace
+
+    def meanwhile(scratch, target):
+        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(os, "getpid", lambda: 0)
+        remember(tmp_path, ("a", "theirs", {}))
+        replace(scratch, target)
+
+    monkeypatch.setattr(os, "replace", meanwhile)
+    remember(tmp_path, ("a", "mine", {}))
+    assert shown(tmp_path, ("a", {})) == ["mine"]
+
+
+def test_a_notebook_that_was_never_here_is_written_as_it_is_in_git(tmp_path):
+    data = executed(("a", "of a colleague", {}))
+    assert nbfilter.smudge(str(tmp_path), "x.ipynb", data) == data
+    remember(tmp_path, ("plot()", "of x", {}))
+    torn = tmp_path / "{}-1.json.77".format(nbfilter._name("x.ipynb"))
+    torn.write_text("{")  # by a filter that was killed
+    assert shown(tmp_path, ("plot()", {}), ("new", {})) == ["of x", ""]
+    cells = ("plot()", {}), ("other", {})
+    assert shown(tmp_path, *cells, path="y.ipynb") == ["", ""]  # nothing tells that it is x renamed
+
+
+def test_half_an_emoji_is_no_obstacle_to_a_diff():
+    assert b"# %%\na = '" in nbfilter.text(executed(("a = '\ud83d'", "", {})))

@@ -51,6 +51,16 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
     "other_name": ("# ## 4. Model", "# ## 4. Mod", "# ## 4. Mod", "none of the seven sections"),
     "twice": ("# ## 4. Model", "# ## 3. Data", None, "there twice"),
     "no_title": ("# # A small", "# A small", None, "no title"),
+    "comment": (
+        "# # A small",
+        "# A small\n\n# %%\n# a comment\n1\n\n# %% [markdown]\n# A small",
+        None,
+        "no title",
+    ),
+    "commented_seed": ("seed = 42", "# seed = 42\nsead = 42", "splits = load", "before any seed"),
+    "backward": ("seed = 42", "loss.backward()\nseed = 42", "loss.b", "before any seed"),
+    "step": ("seed = 42", "optimiser.step()\nseed = 42", "optimiser.", "before any seed"),
+    "fit": ("seed = 42", "model.fit(x)\nseed = 42", "model.fit", "before any seed"),
     "no_seed": ("seed = 42", "sead = 42", "splits = load", "before any seed"),
     "unread": (
         "seed = 42",
@@ -96,6 +106,8 @@ SINS = {  # name: (what is replaced, by what, on which line it is found, what is
 }
 
 
+FOLDERS = ("home", "Users", "root", "mnt", "media", "scratch", "Volumes", "gpfs", "nfs", "lustre",
+           "data", "tmp")  # fmt: skip
 MEASURED = (
     "验证集准确率至少95%。",
     "It falls by (-2) points.",
@@ -139,6 +151,13 @@ def checked(pristine, tmp_path_factory):
         "# $f:\\Omega\\mapsto\\mathbb{R}$, $T:\\Theta \\times X \\to Y$, $\\{x:\\phi(x)=0\\}$\n"
         "# $f:\\phi'(x) \\to y$ and $g:\\Omega' \\to X$\n"
     ).replace("{root}", str(root))
+    remark = "# then model.fit(x)\nseed = 42"
+    texts["remark"] = baseline.replace("seed = 42", remark, 1)
+    texts["folders"] = baseline + "".join(f'\n# %%\n"/{name}/ada"\n' for name in FOLDERS)
+    only = without_section(baseline, "4. Model").replace(
+        "## 4. Model\n", "## 4. Model\n\n# %%\n# x\n"
+    )
+    texts["only_a_comment"] = only
     for name, text in texts.items():
         (root / f"notebooks/{name}.py").write_text(text, encoding="utf-8")
     project.lab("sync", check=True)
@@ -187,8 +206,18 @@ def test_each_section_needs_its_kind_of_cell(checked, number, says):
     assert any(text.startswith(expected) for text in findings(checked, name)), checked[1]
 
 
+def test_a_comment_alone_is_no_code(checked):
+    assert any("section 4 has no code" in text for text in findings(checked, "only_a_comment"))
+
+
+def test_every_usual_folder_of_a_machine_is_known(checked):
+    found = [text for text in findings(checked, "folders") if "a path of this machine" in text]
+    assert len(found) == len(FOLDERS)
+
+
 def test_sections_out_of_order_are_refused(checked):
-    assert any("out of order" in text for text in findings(checked, "swapped"))
+    for name in ("swapped", "twice"):  # and none of those that follow
+        assert sum("out of order" in text for text in findings(checked, name)) == 1
     assert checked[2]["swapped"] == 1
 
 
@@ -199,6 +228,7 @@ def test_a_hypothesis_without_a_number_is_a_warning(checked):
 
 def test_what_only_looks_like_a_sin_is_none(checked):
     assert findings(checked, "innocent") == []
+    assert findings(checked, "remark") == []
     for number, said in enumerate(MEASURED):
         assert findings(checked, f"measured_{number}") == [], said
 
@@ -261,8 +291,9 @@ def test_halves_out_of_step_are_a_warning(repository):
 
 
 def test_a_half_that_is_missing_or_no_notebook_is_named(repository):
-    (repository.root / "notebooks/01_baseline.ipynb").write_text("{", encoding="utf-8")
-    assert "its two halves differ" in repository.lab("check").stdout
+    for content in ("{", "{}", "[]"):
+        (repository.root / "notebooks/01_baseline.ipynb").write_text(content, encoding="utf-8")
+        assert "its two halves differ" in repository.lab("check").stdout
     (repository.root / "notebooks/01_baseline.ipynb").unlink()
     assert repository.lab("check", "--strict").returncode == 1
 
@@ -362,3 +393,24 @@ def test_conflict_markers_and_a_report_without_its_notebook_are_found(repository
     assert done.returncode == 1
     assert re.search(r"01_baseline.py:\d+: conflict markers; resolve them", done.stdout)
     assert "reports/00_gone has no notebook any more" in done.stdout
+    script.write_text(text.replace("# # A small", ">>>>>>> x\n# # A small", 1))
+    assert "01_baseline.py:2: conflict markers" in repository.lab("check").stdout
+
+
+def test_a_home_anywhere_is_a_path_of_this_machine_and_one_that_is_the_root_hides_nothing(
+    repository,
+):
+    assert repository.lab("check", "--strict", env={"HOME": "/"}).stdout == ""
+    text = read(repository).replace('"digits"', '"/export/ada/x"', 1)
+    (repository.root / BASELINE).write_text(text, encoding="utf-8")
+    done = repository.lab("check", env={"HOME": "/export/ada"})
+    assert "a path of this machine" in done.stdout
+
+
+def test_errors_come_first_and_a_notebook_that_is_named_twice_is_checked_once(repository):
+    repository.lab("new", "Which seed?", check=True)
+    path = repository.root / "notebooks" / "02_which_seed.py"
+    path.write_text(path.read_text() + '\n# %%\n"/home/ada"\n')
+    lines = repository.lab("check", "02", "notebooks/02_which_seed.ipynb").stdout.splitlines()
+    assert "a path of this machine" in lines[0]
+    assert len(set(lines)) == len(lines)

@@ -122,6 +122,10 @@ def test_numbers_go_on_after_the_highest_one_and_scratch_does_not_count(project)
     (project.root / "notebooks/08-eda.py").write_text("# %%\n1\n")
     project.lab("new", "After eight", check=True)
     assert (project.root / "notebooks/09_after_eight.py").exists()
+    (project.root / "notebooks/deep").mkdir()
+    (project.root / "notebooks/deep/12_deep.py").write_text("# %%\n1\n")
+    project.lab("new", "After twelve", check=True)
+    assert (project.root / "notebooks/13_after_twelve.py").exists()
 
 
 def test_starting_from_a_notebook_keeps_its_code_and_asks_for_purpose_and_conclusion_anew(project):
@@ -148,3 +152,17 @@ def test_a_missing_source_and_a_place_outside_any_project_are_one_line(project, 
     assert not list((project.root / "notebooks").glob("02*"))
     outside = project.lab("new", "Nowhere", cwd=tmp_path)
     assert (outside.returncode, outside.stderr.count("\n")) == (2, 1)
+
+
+def test_only_the_title_of_the_old_notebook_is_replaced_and_its_byte_order_mark_is_no_matter(
+    project,
+):
+    path = project.root / "notebooks" / "01_baseline.py"
+    model = "# %% [markdown]\n# ## 4. Model"
+    text = path.read_text(encoding="utf-8").replace(model, f"# %% [markdown]\n# # Aside\n\n{model}")
+    path.write_text(text, encoding="utf-8-sig")
+    project.lab("new", "A wider network", "--from", "01_baseline", check=True)
+    new = (project.root / "notebooks/02_a_wider_network.py").read_text(encoding="utf-8")
+    assert new.startswith("# %% [markdown]\n# # A wider network\n")
+    assert "# # Aside" in new
+    assert "**Hypothesis.**" not in new

@@ -84,6 +84,7 @@ def test_a_readme_without_its_marks_is_not_rewritten(repository):
     said = refused(repository, "report", "--readme")
     assert "README.md lacks the lines <!-- results --> and <!-- /results -->; put them back" in said
     assert readme.read_bytes() == before
+    assert lab(repository, "check").returncode == 0
 
 
 def test_an_undo_without_a_sync_says_so(repository):
@@ -145,6 +146,19 @@ def test_a_file_that_only_spacing_differs_in_takes_the_other_halfs_edit(pair):
     pair.edit_nb("second = 2", "second = 22")
     pair.sync()
     assert "second = 22" in pair.says()
+
+
+def test_cells_added_in_the_notebook_keep_their_place_whatever_the_spacing_of_the_other_half(pair):
+    pair.make(["a = 1", "a = 1", "b = 2", "b = 2\na = 1"])
+    spaced = "# %% \na = 1\n\n# %%\na = 1\n\n\n\n# %%\n\nb = 2\n#%%\nb = 2\na = 1\n\n\n"
+    pair.py.write_text(spaced)
+    assert pair.sync() == ""
+    nb = pair.read()
+    prose = {"cell_type": "markdown", "id": "new1", "metadata": {}, "source": ["a = 1"]}
+    nb["cells"][3:3] = [prose, nb["cells"][0] | {"id": "new2", "source": ["x = 9"]}]
+    pair.write(nb)
+    pair.sync()
+    assert pair.says() == ["a = 1", "a = 1", "b = 2", "a = 1", "x = 9", "b = 2\na = 1"]
 
 
 def test_a_compare_without_the_commits_says_that_no_diff_can_be_made(repository: Project, record):

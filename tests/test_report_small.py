@@ -301,6 +301,7 @@ def test_a_report_is_of_the_notebook_as_the_hook_leaves_it(shared):
     shared.lab("report", "11_layout", "--to", "md", check=True)
     script = shared.root / "notebooks" / "11_layout.py"
     assert "x = [1, 2]" in script.read_text()
+    script.write_text(script.read_text().replace("\n# %% [markdown]", "\n\n# %% [markdown]"))
     said = shared.lab("check", "11_layout").stdout
     assert "11_layout.py:1: its report is stale: the notebook changed" not in said
 
@@ -459,3 +460,24 @@ def test_a_magic_in_the_parameters_cell_is_no_obstacle(pristine):
         "print(notebook['cells'][1]['source'])"
     )
     assert "epochs = 1" in pristine.python("-c", code, check=True).stdout
+
+
+def test_outputs_in_whatever_form_are_there_and_noise_is_not(shared):
+    show = "from IPython.display import display\ndisplay({!r}, raw=True)"
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" width="2" height="2"/>'
+    widget = {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}
+    jpeg = show.format({"image/jpeg": base64.b64encode(PNG).decode()})
+    text = notebook(
+        s2="import sys\nprint('100%|####| 9/9 [00:01<00:00]', file=sys.stderr)",
+        s3=show.format({"image/svg+xml": svg}),
+        s4=show.format(widget),
+        s5="print('one  \\r\\ntwo')",
+        s6=f"1\n\n# %% [markdown]\n# More words.\n\n# %%\n{jpeg}",
+    )
+    folder = put(shared, text, "14_forms")
+    shared.lab("report", "14_forms", "--to", "md", check=True)
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    assert {path.name for path in (folder / "figures").iterdir()} == {"3-1.svg", "6-1.jpg"}
+    assert re.search(r"one\n +two\n", readme)
+    assert "    HBox()" not in readme
+    assert "Messages" not in readme

@@ -84,7 +84,8 @@ def findings(root: Path, stem: Path, tracked: set[str] | None = None) -> Found:
         yield 1, "this half is missing; lab sync writes it, or says what to type", True
         return
     if has_markers(text):
-        yield text[: text.find("<<<<<<<")].count("\n") + 1, "conflict markers; resolve them", True
+        line = next(n for n, line in enumerate(text.splitlines(), 1) if has_markers(line))
+        yield line, "conflict markers; resolve them", True
         return
     cells = read_cells(text)
     if not _in_step(pairs.half(stem, ".ipynb"), text, cells):
@@ -111,11 +112,11 @@ def _sections(cells: list[Cell]) -> Found:
             yield 1, f"section `## {name}` is missing; write it, in a cell of its own", True
     known = [name for name in SECTIONS if name in order]
     for name, line, inside in parts:
+        first, known = known[:1], [other for other in known if other != name]
         if name not in SECTIONS:
             yield line, f"`## {name}` is none of the seven sections; make it level 3 (###)", True
-        elif not known or name != known.pop(0):
+        elif first != [name]:
             yield line, f"section `## {name}` is out of order or there twice; move it", True
-            known = []
         else:
             yield from _section(name, line, inside)
 

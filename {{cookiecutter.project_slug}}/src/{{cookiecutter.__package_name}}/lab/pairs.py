@@ -106,7 +106,7 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
     way = f"""Resolve
      "{script}", then type: lab sync; git add "{script}" "{path}" (reports/, too: see README)
      (if it has no conflict, first write into it what git diff ":1:{path}" ":3:{path}" shows)"""
-    if not path.startswith("notebooks/"):  # it has no other half
+    if not (path.startswith("notebooks/") and is_paired(notebooks[0])):  # it has no other half
         way = f'Choose:\n     git checkout --ours "{path}" (or --theirs); git add "{path}"'
     what = "both sides changed the same place; it now holds one side"
     print(f"lab: {path}: {what}. {way}", file=sys.stderr)
