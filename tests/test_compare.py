@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from made_records import make_record
+from notebook_pairs import lab
 
 
 @pytest.fixture
@@ -30,9 +31,11 @@ def rows(repository, *options):
 
 
 def test_a_half_written_a_damaged_and_a_foreign_folder_are_named(repository, runs):
+    (runs / ".submitted").mkdir()  # by `lab submit`
     done = repository.lab("runs", check=True)
-    assert len(list(runs.iterdir())) == 11
+    assert len(list(runs.iterdir())) == 12
     assert "20260103-foreign: it is no record" in done.stderr
+    assert ".submitted" not in done.stderr
     states = {row["run"]: row["state"] for row in rows(repository)}
     assert states["20260104-half"] == states["20260105-list"] == "damaged"
     assert sorted(states.values()) == ["damaged"] * 2 + ["finished"] * 6 + ["unfinished"]
@@ -40,7 +43,7 @@ def test_a_half_written_a_damaged_and_a_foreign_folder_are_named(repository, run
 
 def test_a_torn_last_line_is_dropped(repository, runs):
     last = min(runs.glob("*-s6-*")) / "metrics.jsonl"
-    last.write_text(last.read_text() + '{"epoch": 9, "train_lo')
+    last.write_text(last.read_text() + '3\n{"epoch": 9, "train_lo')  # and a line of no record
     unfinished = next(row for row in rows(repository) if row["state"] == "unfinished")
     assert unfinished["epoch"] == 2
 
@@ -104,12 +107,15 @@ def test_groups_give_mean_deviation_and_number_of_seeds(repository):
     assert group["test_accuracy"] == pytest.approx(mean)
     deviation = (sum((value - mean) ** 2 for value in values) / 2) ** 0.5
     assert group["test_accuracy_sd"] == pytest.approx(deviation)
+    assert "seed" not in group
 
 
 def test_nothing_differs_from_itself_and_differences_come_by_cause(repository, runs):
     one, *_ = sorted(runs.glob("*-s0-*"))
     twin = runs / "20260201-000000-digits-simple_cnn-s0-aaaa"
     shutil.copytree(one, twin)
+    data = json.loads((twin / "data.json").read_text())
+    (twin / "data.json").write_text(json.dumps(data | {"data_dir": "moved"}))
     done = repository.lab("compare", one.name, twin.name)
     assert done.returncode == 0, done.stdout
     head = repository.git("rev-parse", "HEAD").stdout.strip()
@@ -123,7 +129,7 @@ def test_nothing_differs_from_itself_and_differences_come_by_cause(repository, r
     for name, change in {
         "config.json": {"batch_size": 32},
         "environment.json": {"packages": [{"name": "numpy", "version": "2", "manager": "pip"}]},
-        "data.json": {"fingerprint": "0" * 64},
+        "data.json": {"fingerprint": "0" * 64, "sizes": [9, 1]},
         "result.json": {"test_loss": 0.5},
     }.items():
         path = twin / name
@@ -135,6 +141,8 @@ def test_nothing_differs_from_itself_and_differences_come_by_cause(repository, r
     assert places == sorted(places)
     assert "+learning = 'fast'" in done.stdout
     assert "packages: numpy: none -> 2" in done.stdout
+    assert f"{'f' * 16}… " in done.stdout
+    assert "[9, 1]" in done.stdout
     assert repository.lab("compare", one.name, "19990101").returncode == 2
 
 
@@ -233,6 +241,10 @@ def test_a_verdict_on_a_card_is_one_on_its_run(repository, runs):
     (run / "verification.json").unlink()
     shown = {row["run"]: row["verdict"] for row in rows(repository)}
     assert shown[run.name] == "identical"
+    newer = {"verdict": "different", "when": "2026-11-26T00:00:00+00:00"}
+    (run / "verification.json").write_text(json.dumps(newer))
+    shown = {row["run"]: row["verdict"] for row in rows(repository)}
+    assert shown[run.name] == "different"
 
 
 def test_compare_names_prose_and_shows_code(repository):
@@ -263,6 +275,7 @@ def test_compare_names_prose_and_shows_code(repository):
 def test_without_runs_it_says_how_to_make_one(repository):
     done = repository.lab("runs", "--where", "seed=1", check=True)
     assert "no runs yet; python train.py makes one" in done.stdout
+    assert rows(repository) == []
 
 
 @pytest.mark.usefixtures("runs")
@@ -270,3 +283,28 @@ def test_a_number_is_compared_with_a_number(repository):
     done = repository.lab("runs", "--where", "test_accuracy>abc")
     assert done.returncode == 2
     assert "test_accuracy needs a number" in done.stderr
+
+
+def test_runs_that_differ_in_their_numbers_alone_are_not_the_same(repository):
+    one = make_record(repository.root / "runs", 1)
+    twin = one.with_name("20260201-000000-digits-simple_cnn-s1-aaaa")
+    shutil.copytree(one, twin)
+    first, second, *more = (twin / "metrics.jsonl").read_text().splitlines()
+    second = second.replace('"train_loss": ', '"train_loss": 1')
+    (twin / "metrics.jsonl").write_text("\n".join([first, second, *more]))
+    done = lab(repository, "compare", one.name, twin.name)
+    assert done.returncode == 1
+    assert "the first epoch that differs is 2" in done.stdout
+    shutil.copy(one / "metrics.jsonl", twin)
+    (twin / "result.json").write_text('{"test_loss": 9}')
+    done = lab(repository, "compare", one.name, twin.name)
+    assert done.returncode == 1
+    assert "the first epoch" not in done.stdout
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_table_has_what_differs_and_what_was_asked_for(repository):
+    head, *lines = lab(repository, "runs", "--where", "split_seed=0").stdout.splitlines()
+    assert {"model", "seed", "split_seed"} <= set(head.split())
+    assert not {"batch_size", "path", "best_epoch", "weights_sha256"} & set(head.split())
+    assert "None" not in " ".join(lines)

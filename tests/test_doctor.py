@@ -161,6 +161,9 @@ def test_an_environment_that_conda_solved_is_what_environment_yml_says(project, 
 def test_an_environment_that_conda_solved_is_what_its_lock_says(project, conda):
     for name, lock in (("cpu", "conda-linux-64.lock"), ("gpu", "conda-linux-64-gpu.lock")):
         prefix, text = conda[name]
+        if name == "gpu":  # as conda-lock writes it
+            notes = [json.loads(path.read_text()) for path in prefix.glob("conda-meta/*.json")]
+            text = "@EXPLICIT\n" + "".join(f"{one['url']}#{one['md5']}\n" for one in notes)
         (project.root / lock).write_text(text, encoding="utf-8")
         rows = ask(project, python=prefix / "bin" / "python")
         found = rows["environment"][0]
@@ -336,7 +339,8 @@ def test_another_python_than_the_projects_is_named(bake, conda):
 
 def test_a_lock_for_pip_is_compared_with_what_pip_installed(project):
     digest = f" \\\n    --hash=sha256:{'0' * 64}\n"
-    lines = ["numpy==2.4.0", "einops==0.8.1", "pywin32==311 ; sys_platform == 'win32'"]
+    lines = ["numpy==2.4.0", "einops==0.8.1 ; sys_platform != 'win32'"]
+    lines += ["pywin32==311 ; sys_platform == 'win32'"]
     lock = project.root / "requirements.lock"
     lock.write_text("".join(f"{line}{digest}" for line in lines), encoding="utf-8")
     rows = ask(project)
@@ -348,6 +352,7 @@ def test_a_lock_for_pip_is_compared_with_what_pip_installed(project):
     assert "lab lock" in commands, "the lock was not made from this pyproject.toml"
     extra = next(row for row in rows["environment"] if row["state"] == "note")
     assert any(text.startswith("extra: torch 2.") for text in extra["found"])
+    assert not any(text.startswith("extra: pip ") for text in extra["found"])
 
 
 def test_a_build_for_another_gpu_that_pip_takes_for_the_locked_one_is_told(project, tmp_path):
@@ -429,3 +434,14 @@ def test_without_the_environment_the_doctor_says_that_it_is_not_active(project, 
     assert done.returncode == 2
     assert re.search(r"^lab: No module named '\w+': activate the project's env", done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_a_release_candidate_is_as_good_as_its_number(project, tmp_path):
+    info = tmp_path / "einops-0.9.0rc1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Name: einops\nVersion: 0.9.0rc1\n", encoding="utf-8")
+    source = project.root / "pyproject.toml"
+    text = source.read_text(encoding="utf-8").replace('"tqdm>=', '"einops>=0.8", "tqdm>=')
+    source.write_text(text, encoding="utf-8")
+    env = {"PYTHONPATH": f"{project.root / 'src'}{os.pathsep}{tmp_path}"}
+    assert mends(ask(project, env=env), "environment")[0] == ""

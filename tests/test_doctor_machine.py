@@ -54,8 +54,9 @@ def test_more_threads_than_cores_are_mended_by_a_variable(project):
     assert re.fullmatch(r"export OMP_NUM_THREADS=\d+", commands[0])
 
 
-def test_an_empty_number_of_threads_is_none(project):
-    assert ask(project, env={"OMP_NUM_THREADS": ""})["threads"][0]["state"] == "ok"
+@pytest.mark.parametrize("given", ["", "1,999"])
+def test_an_empty_number_of_threads_is_none_and_of_several_the_first_counts(project, given):
+    assert ask(project, env={"OMP_NUM_THREADS": given})["threads"][0]["state"] == "ok"
 
 
 def test_a_share_of_cores_that_a_service_was_given_is_seen(project):

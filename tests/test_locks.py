@@ -139,6 +139,7 @@ def test_a_comment_leaves_the_locks_good_and_a_dependency_does_not(locked):
     assert "::error file=conda-linux-64.lock::" in done.stdout
     assert "environment.yml has changed since; run `lab lock`" in done.stdout
     assert "requirements.lock: up to date" in done.stdout
+    assert "::requirements.lock" not in done.stdout
 
 
 @pytest.mark.slow
@@ -270,6 +271,13 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
                 " conclude that your requirements are unsatisfiable.\n"
             ),
             "there is no nmupy; fix its name or loosen its pin",
+        ),
+        (
+            "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.anaconda.org/x>",
+            (
+                "a channel or index is out of reach; check network, proxy and `channels` in"
+                " environment.yml"
+            ),
         ),
         ("something new\n", "something new"),
     ],

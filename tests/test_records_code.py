@@ -7,6 +7,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from notebook_pairs import imported
 
 CAPTURE = """
 import json, sys
@@ -69,6 +70,8 @@ def spoil(root):
     (root / "Dockerfile").unlink()
     (root / "script.sh").write_text("#!/bin/sh\n")
     (root / "script.sh").chmod(0o755)
+    (root / "windows.cmd").write_bytes(b"@echo off\r\n")
+    (root / "windows.cmd").chmod(0o755)
     (root / "pyproject.toml").chmod(0o755)
     (root / "link").symlink_to("train.py")
     (root / "folder").mkdir()
@@ -152,14 +155,15 @@ def test_secrets_are_listed_with_their_hash_and_never_copied(repository, tmp_pat
     (repository.root / ".gitignore").write_text("__pycache__/\n")  # names no .env
     for name, text in SECRETS.items():
         (repository.root / name).write_text(text)
-    (repository.root / "secret_sharing.py").write_text("shares = 3\n")  # a name gives no code away
+    for name in ("secret_sharing.py", "the_secret.md"):  # a name gives no code away
+        (repository.root / name).write_text("shares = 3\n")
     tracked = repository.root / "train.py"
     tracked.write_text("TOKEN = 'ghp_ABCDEFGHIJKLMNOPQRSTUVWXYZ9876543210'\n" + tracked.read_text())
     described, patch = capture(repository, tmp_path / "out")
     listed = {item["path"]: item for item in described["listed"]}
     assert {*SECRETS, "train.py"} <= listed.keys()
     assert all(len(listed[name]["sha256"]) == 64 for name in SECRETS)
-    assert b"secret_sharing.py" in patch
+    assert patch.count(b"+shares = 3") == 2
     everything = patch + json.dumps(described).encode()
     for text in (*SECRETS.values(), "ghp_ABCDEFGHIJKLMNOPQRSTUVWXYZ9876543210"):
         assert text.strip().encode() not in everything or len(text) < 12
@@ -304,7 +308,11 @@ def test_submodules_are_named_and_restored_at_their_commit(repository, tmp_path)
     assert described["submodules"] == [{"path": "third party", "commit": head, "changes": None}]
     (module / "helper.py").write_text("VALUE = 3\n")
     described, _ = capture(repository, tmp_path / "dirty")
-    assert described["submodules"][0]["changes"]
+    changes = described["submodules"][0]["changes"]
+    assert changes
+    (module / "new.py").write_text("VALUE = 4\n")
+    described, _ = capture(repository, tmp_path / "more")
+    assert described["submodules"][0]["changes"] not in (None, changes)
     restore(repository, tmp_path / "clean")
     restored = tmp_path / "clean" / "tree" / "third party" / "helper.py"
     assert restored.read_text() == "VALUE = 2\n"
@@ -329,8 +337,12 @@ def test_what_lies_behind_a_symbolic_link_is_listed(repository, tmp_path):
     (tmp_path / "package" / "inside.py").write_text("y = 1\n")
     (repository.root / "linked.py").symlink_to(tmp_path / "shared.py")
     (repository.root / "linked").symlink_to(tmp_path / "package")
+    (repository.root / "within").symlink_to("src")
+    (repository.root / "again.py").symlink_to("train.py")
     described, _ = capture(repository, tmp_path / "out")
     assert {item["path"] for item in described["listed"]} == {"linked.py", "linked/inside.py"}
+    (tmp_path / "shared.py").write_text("x = 2\n")
+    assert capture(repository, tmp_path / "out")[0]["sources"] != described["sources"]
 
 
 def test_the_startup_file_of_python_itself_is_no_code_from_elsewhere(repository, tmp_path):
@@ -394,3 +406,96 @@ def test_a_missing_commit_is_named_with_where_to_fetch_it(repository, tmp_path):
     error = restore(repository, tmp_path, check=False).stderr
     assert "111111111111" in error
     assert "https://example.org/lab.git" in error
+
+
+def test_a_large_file_that_git_knows_is_in_the_patch(repository, tmp_path):
+    table = repository.root / "table.csv"
+    table.write_text("1,2\n" * 30_000)
+    repository.git("add", "-A")
+    repository.git("commit", "-qm", "table", "--no-verify")
+    table.write_text("3,4\n" * 30_000)
+    described, patch = capture(repository, tmp_path / "out")
+    assert described["listed"] == []
+    assert patch.count(b"+3,4") == 30_000
+
+
+def test_the_base_is_on_origins_main_where_nothing_says_its_default_branch(repository, tmp_path):
+    remote = tmp_path / "remote.git"
+    subprocess.run(["git", "clone", "-q", "--bare", repository.root, remote], check=True)
+    repository.git("remote", "add", "backup", tmp_path / "backup.git")
+    repository.git("remote", "add", "origin", remote)
+    repository.git("fetch", "-q", "origin")
+    repository.git("commit", "-qm", "not pushed", "--allow-empty", "--no-verify")
+    described, _ = capture(repository, tmp_path / "out")
+    assert described["base"] == repository.git("rev-parse", "HEAD~1").stdout.strip()
+    assert described["remote"] == str(remote)
+
+
+@pytest.mark.parametrize(
+    ("address", "recorded"),
+    [
+        ("ssh://ada:pass@example.org/lab.git", "ssh://ada@example.org/lab.git"),
+        ("https://example.org/lab.git?private_token=x", "https://example.org/lab.git"),
+        ("git@example.org:ada/lab.git", "git@example.org:ada/lab.git"),
+    ],
+)
+def test_an_address_is_recorded_without_what_opens_the_door(repository, address, recorded):
+    repository.git("remote", "add", "origin", address)
+    assert imported(repository, "code")._address(repository.root, "origin", None) == recorded
+
+
+def test_neither_hooks_nor_settings_of_ones_own_meet_a_record(repository, tmp_path):
+    for name in ("post-index-change", "post-checkout"):
+        hook = repository.root / ".git" / "hooks" / name
+        hook.parent.mkdir(exist_ok=True)
+        hook.write_text(f"#!/bin/sh\necho {name} >>{tmp_path}/ran\n")
+        hook.chmod(0o755)
+    for setting in ("core.safecrlf=true", "core.autocrlf=input", "core.splitIndex=true"):
+        repository.git("config", *setting.split("="))
+    (repository.root / "windows.txt").write_bytes(b"a line\r\n")
+    before = sorted((repository.root / ".git").iterdir())
+    described, _ = capture(repository, tmp_path / "out")
+    assert described["base"], described
+    assert sorted((repository.root / ".git").iterdir()) == before
+    restore(repository, tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_large_file_that_changed_since_is_not_taken_for_the_recorded_one(repository, tmp_path):
+    (repository.root / "table.npy").write_bytes(bytes(200_000))
+    capture(repository, tmp_path / "out")
+    (repository.root / "table.npy").write_bytes(bytes(200_001))
+    restore(repository, tmp_path / "out")
+    assert not (tmp_path / "out" / "tree" / "table.npy").exists()
+
+
+KEYS = {
+    "glpat-": "a1B2c3D4e5F6g7H8i9J0",
+    "github_pat_": "a1B2c3D4e5F6g7H8i9J0k1",
+    "xoxb-": "123456789012-abcdef",
+    "pypi-": "AgEIcHlwaS5vcmcCJ" * 3,
+    "npm_": "a1B2c3D4e5F6" * 3,
+    "sk-": "a1B2c3D4e5F6g7H8i9J0",
+    "AIza": "a1B2c" * 7,
+    "sk_live_": "a1B2c3D4e5F6g7H8i9J0",
+    "dckr_pat_": "a1B2c3D4e5F6g7H8i9J0",
+    "eyJ": "hbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.c2ln",
+    "postgres://ada:": "pass@example.org/lab",
+    '{"username":"ada","key":"': "0123456789abcdef" * 2 + '"}',
+}
+
+
+@pytest.mark.parametrize("begin", KEYS)
+def test_what_services_hand_out_is_a_secret(repository, begin):
+    credentials = imported(repository, "credentials")
+    assert credentials.SECRET_TEXT.search(f"x = '{begin}{KEYS[begin]}'".encode())
+    assert not credentials.SECRET_TEXT.search(f"x = '{begin}'".encode())
+
+
+def test_files_that_tools_keep_their_keys_in_are_secrets(repository):
+    reason = imported(repository, "code")._reason_to_leave_out
+    names = (".env.local server.key cert.p12 id_rsa .netrc .npmrc .pypirc .pgpass .git-credentials "
+             "kaggle.json service-account-lab.json token api.token token.txt").split()  # fmt: skip
+    assert {reason(repository.root, f"a/{name}", True, 0) for name in names} == {"may be a secret"}
+    for name in ("tokenizer.json", "keys.csv", "environment.yml"):
+        assert reason(repository.root, f"a/{name}", True, 0) is None

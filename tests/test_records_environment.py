@@ -1,6 +1,8 @@
 """What a record says of its environment: enough to explain a difference, and no secret."""
 
+import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,11 +69,11 @@ CONDA = """
 import json, sys
 sys.prefix = {prefix!r}
 from {package}.lab import environment
+sys.path = []  # else pip's packages are hashed, for half a minute
 print(json.dumps([environment.packages(), environment.damaged(True)]))
 """
 
 
-@pytest.mark.slow
 def test_condas_packages_come_with_channel_build_address_and_hash(repository, tmp_path):
     meta = tmp_path / "conda-meta"
     meta.mkdir()
@@ -83,9 +85,14 @@ def test_condas_packages_come_with_channel_build_address_and_hash(repository, tm
         "url": url, "sha256": "0" * 64, "md5": "1" * 32,
         "files": ["lib/python3.11/site-packages/x/METADATA", "bin/tool"],
         "paths_data": {"paths": [{"_path": "bin/tool", "path_type": "hardlink",
-                                  "sha256": "2" * 64}]},
+                                  "sha256": "2" * 64},
+                                 {"_path": "site-packages/empty.py",
+                                  "sha256": hashlib.sha256(b"").hexdigest()}]},
     }  # fmt: skip
     (meta / "numpy-9.9-h1.json").write_text(json.dumps(note))
+    site = tmp_path / "lib" / "python{}.{}".format(*sys.version_info) / "site-packages"
+    site.mkdir(parents=True)
+    (site / "empty.py").touch()
     (meta / "history").write_text("")
     (meta / "broken-1-0.json").write_text("{")
     script = CONDA.format(prefix=str(tmp_path), package=repository.package)
@@ -108,15 +115,37 @@ print(json.dumps(environment.differences(*json.loads(sys.argv[1]))))
 
 def test_differences_come_by_cause(repository):
     numpy = [{"name": "NumPy", "version": "1"}, {"name": "numpy", "version": "2"}]
+    built = [{"name": "mkl", "version": "1", "build": build} for build in ("h1", "h2")]
+    own = [{"name": "lab", "version": version, "editable": True} for version in ("1", "2")]
     old = {"threads": 1, "cpu": {"model": "A"}, "packages": numpy[:1], "device": "cpu"}
     new = {"threads": 2, "cpu": {"model": "B"}, "packages": numpy[1:], "device": "cuda"}
+    for number, one in enumerate((old, new)):
+        one["packages"] += [built[number], own[number]]
+        one["cpu"]["instructions"] = ["avx2", "fma"][: number + 1]
+        one["blas"] = ("mkl", "openblas")[number]
+    new["edited"] = [{"file": "x.py", "sha256": "0" * 64}]
     old |= {"variables": {}, "settings": {"TZ": "UTC"}}
     new |= {"variables": {"MKL_CBWR": "X"}, "settings": {}}
     script = DIFFERENCES.format(package=repository.package)
     found = json.loads(repository.python("-c", script, json.dumps([old, new]), check=True).stdout)
-    assert found["packages"] == ["numpy: 1 -> 2"]
+    assert found["packages"] == ["mkl: 1 h1 -> 1 h2", "numpy: 1 -> 2"]
+    assert found["edited libraries"] == ["x.py: as installed -> edited (000000000000)"]
     assert found["threads"] == ["threads: 1 -> 2"]
-    assert found["hardware"] == ["device: cpu -> cuda", "CPU model: A -> B"]
+    assert found["hardware"] == ["device: cpu -> cuda", "blas: mkl -> openblas", "CPU model: A -> B",
+                                 "CPU instructions: ['avx2'] -> ['avx2', 'fma']"]  # fmt: skip
     assert found["variables"] == ["MKL_CBWR: none -> X"]
     assert found["settings"] == ["TZ: UTC -> none"]
     assert not json.loads(repository.python("-c", script, json.dumps([old, old])).stdout)
+
+
+def test_a_package_is_named_as_it_is_imported_with_its_commit_and_no_token(repository, tmp_path):
+    for folder, version in (("first", "2.0"), ("second", "1.0")):
+        info = tmp_path / folder / f"tiny-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: tiny\nVersion: {version}\n")
+        source = {"url": "https://ada:pass@example.org/tiny", "vcs_info": {"commit_id": "abc"}}
+        (info / "direct_url.json").write_text(json.dumps(source))
+    path = f"{repository.env['PYTHONPATH']}:{tmp_path / 'first'}:{tmp_path / 'second'}"
+    _, found = capture(repository, env={"PYTHONPATH": path})
+    (tiny,) = [one for one in found["packages"] if one["name"] == "tiny"]
+    assert (tiny["version"], tiny["source"]) == ("2.0", "git+https://example.org/tiny@abc")

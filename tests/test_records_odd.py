@@ -241,8 +241,21 @@ def test_a_folder_of_the_users_is_not_hidden_from_git_by_runs_in_it(bare):  # no
     (bare.root / "mine").mkdir()
     (bare.root / "mine" / "note.md").write_text("mine\n")
     train(bare)
-    bare.python("train.py", "--runs-dir", bare.root / "mine", check=True)
-    assert "mine/note.md" in bare.git("status", "--short", "-uall").stdout
+    for rules in (None, "*.tmp\n"):
+        if rules:
+            (bare.root / "mine" / ".gitignore").write_text(rules)
+        bare.python("train.py", "--runs-dir", bare.root / "mine", check=True)
+        assert "mine/note.md" in bare.git("status", "--short", "-uall").stdout
+    assert (bare.root / "mine" / ".gitignore").read_text() == rules
+
+
+def test_a_record_that_could_not_begin_leaves_nothing_behind(bare):  # noqa: F811
+    train(bare)
+    script = bare.root / "train.py"
+    script.write_text(script.read_text().replace("limit=eval", "limit=object() or eval"))
+    assert bare.python("train.py").returncode == 1
+    assert len(list((bare.root / "runs").glob(".2*"))) == 0
+    assert len(bare.runs()) == 1
 
 
 def test_a_report_that_is_ended_leaves_nothing_behind(repository):

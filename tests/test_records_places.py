@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+from notebook_pairs import imported
 from test_records_code import capture, restore
 
 
@@ -59,6 +60,12 @@ def test_prose_notebooks_and_tests_are_no_sources_and_code_and_its_data_are(repo
         path = repository.root / name
         path.write_text((path.read_text() if path.exists() else "") + "# more\n")
         assert sources() == start, name
+    for name in ("docs/a.csv", "cluster/train.sbatch", "LICENSE", "Dockerfile", "environment.yml", "ruff.toml",
+                 "environment-gpu.yml", "requirements.lock", "conda-lock.yml"):  # fmt: skip
+        (repository.root / name).parent.mkdir(exist_ok=True)
+        with (repository.root / name).open("a") as file:
+            file.write("# more\n")
+    assert sources() == start
     seen = {start}
     for name in ("train.py", "helper.py", f"src/{repository.package}/models.py", "weights.csv"):
         with (repository.root / name).open("a") as file:
@@ -109,3 +116,33 @@ def test_prose_written_while_a_run_pauses_is_no_change_of_its_code(repository):
     assert "warning" not in done.stdout
     (run,) = repository.runs()
     assert json.loads((run / "code.json").read_text())["resumes"][0]["changes"] == []
+
+
+def test_a_fingerprint_is_of_names_and_contents_and_each_file_is_read_once(
+    repository, tmp_path, monkeypatch
+):
+    hashes, read = imported(repository, "hashes"), []
+    monkeypatch.setattr(hashes, "sha256", lambda path: read.append(path) or path.read_text())
+
+    def fingerprint(folder, *names):
+        folder = tmp_path / folder
+        return hashes.fingerprint([folder / name for name in names], folder, tmp_path / "cache")
+
+    for name, text in {"here/a": "1", "here/b": "2", "there/a": "1", "there/b": "2",
+                       "renamed/a": "1", "renamed/c": "2"}.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    whole = fingerprint("here", "a", "b")
+    assert fingerprint("there", "b", "a") == whole
+    assert fingerprint("renamed", "a", "c") != whole
+    assert fingerprint("here", "a", "b") == whole
+    assert len(read) == len(set(read)) == 6
+    beside = [fingerprint("renamed", "c", tmp_path / name / "a") for name in ("here", "there")]
+    assert beside[0] == beside[1]
+
+
+def test_a_container_whose_home_is_the_root_records_addresses_as_they_are(repository, monkeypatch):
+    project = imported(repository, "project")
+    monkeypatch.setenv("HOME", "/")
+    for text in ("https://example.org/lab.git", "file:///srv/lab.git", "/work/data"):
+        assert project.tilde(text) == text

@@ -1,14 +1,13 @@
 """What cannot be done is said in one line with the remedy, and nothing is written."""
 
-import importlib
 import json
 import shutil
-import sys
 
+import numpy as np
 import pytest
 from conftest import Project
 from made_records import make_record
-from notebook_pairs import lab
+from notebook_pairs import imported, lab
 
 
 def refused(project, *arguments, cwd=None):
@@ -46,10 +45,21 @@ def test_verify_refuses_epochs_of_which_the_record_has_no_rows(repository, recor
 
 
 def test_verify_refuses_a_record_of_which_a_file_is_gone_or_damaged(repository, record):
-    (record / "predictions.npz").write_bytes(b"PK\x03\x04 and then the disk was full")
-    said = refused(repository, "verify", "latest")
-    assert "predictions.npz is damaged" in said
-    assert "restore it from a backup" in said
+    np.savez_compressed(record / "predictions.npz", labels=np.arange(1000))
+    whole = (record / "predictions.npz").read_bytes()
+    start = whole.index(b"labels.npy") + len("labels.npy") + 20  # of what is compressed
+    for damage in (b"PK\x03\x04 and then the disk was full", b"",
+                   whole[:start] + b"\xff" * 9 + whole[start + 9 :]):  # fmt: skip
+        (record / "predictions.npz").write_bytes(damage)
+        said = refused(repository, "verify", "latest")
+        assert "predictions.npz is damaged" in said
+        assert "restore it from a backup" in said
+    (record / "predictions.npz").unlink()
+    for name in ("environment.json", "result.json"):
+        kept = (record / name).read_bytes()
+        (record / name).write_text("{")
+        assert "is damaged: a file of it cannot be read" in refused(repository, "verify", "latest")
+        (record / name).write_bytes(kept)
     (record / "code.patch").unlink()
     assert "has no code.patch; verify the run where it was made" in refused(
         repository, "verify", "latest"
@@ -61,6 +71,13 @@ def test_a_beginning_that_two_runs_share_names_neither(repository, record):
     assert "2 runs begin with '2026'; type more of the id" in refused(
         repository, "compare", "2026", "latest"
     )
+
+
+def test_an_empty_name_is_that_of_no_run(repository, record):
+    assert "no run ''" in refused(repository, "verify", "")
+    (repository.root / "reports" / "01_baseline").mkdir(parents=True)
+    record.rename(repository.root / "reports" / "01_baseline" / "run")
+    assert "no run ''" in refused(repository, "verify", "")
 
 
 def test_conditions_on_switches_and_on_what_is_not_there_are_understood(repository, record):
@@ -75,6 +92,9 @@ def test_conditions_on_switches_and_on_what_is_not_there_are_understood(reposito
     assert seeds("deterministic=False") == [2]
     assert seeds("warmup=none") == [1, 2]
     assert seeds("warmup!=none") == [3]
+    assert seeds("warmup=") == [1, 2]
+    assert seeds("seed<=2") == [1, 2]
+    assert seeds("seed>2") == [3]
 
 
 def test_a_readme_without_its_marks_is_not_rewritten(repository):
@@ -115,12 +135,25 @@ def test_an_environment_that_cannot_be_fetched_again_is_refused(
     conda.write_text("#!/bin/sh\nexit 3\n")
     conda.chmod(0o755)
     monkeypatch.setenv("PATH", str(conda.parent), prepend=":")
-    listed = [{"name": "numpy", "version": "2.4.0"} | package]
+    own = {"name": repository.package, "version": "0.1", "editable": True}  # comes with the code
+    listed = [own, {"name": "numpy", "version": "2.4.0"} | package]
     environment = json.loads((record / "environment.json").read_text()) | {"packages": listed}
     (record / "environment.json").write_text(json.dumps(environment))
     folder = tmp_path / "restored"
     assert words in refused(repository, "verify", "latest", "--restore", folder)
     assert not folder.exists()
+
+
+def test_an_environment_rebuilt_for_another_record_is_not_used(repository, record, tmp_path):
+    (tmp_path / "lab-rebuilt.json").write_text('["3.11", []]')
+    assert "holds something else" in refused(repository, "verify", "latest", "--restore", tmp_path)
+
+
+def test_a_script_called_train_py_makes_no_project(repository, record):
+    (repository.root / "scripts").mkdir()
+    (repository.root / "scripts" / "train.py").touch()
+    assert record.name in lab(repository, "runs", cwd=repository.root / "scripts").stdout
+    assert "is not inside a project" in refused(repository, "runs", cwd="/")
 
 
 def test_an_environment_of_a_python_that_is_not_here_is_refused(repository, record, tmp_path):
@@ -131,11 +164,7 @@ def test_an_environment_of_a_python_that_is_not_here_is_refused(repository, reco
 
 
 def test_figures_of_a_run_without_predictions_say_what_is_missing(repository, record):
-    sys.path.insert(0, str(repository.root / "src"))
-    try:
-        records = importlib.import_module(f"{repository.package}.lab.records")
-    finally:
-        sys.path.pop(0)
+    records = imported(repository, "records")
     with pytest.raises(records.LabError, match=r"has no predictions.npz; is the run finished\?"):
         _ = records.Record(record).predictions
 

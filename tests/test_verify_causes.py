@@ -210,11 +210,13 @@ def test_a_record_that_may_not_be_written_is_verified_all_the_same(bare, tmp_pat
 
 def test_what_changed_before_a_run_went_on_is_named(bare):
     run = train(bare, loss="1 / 0", check=False)
-    edit(run / "environment.json", platform="Linux-5.4", variables={"MKL_CBWR": "COMPATIBLE"})
+    edit(run / "environment.json", platform="Linux-5.4", variables={"MKL_CBWR": "COMPATIBLE"},
+         settings={"TZ": "Asia/Tokyo"})  # fmt: skip
     script = (f"from {bare.package}.lab import records; from pathlib import Path\n"
               "records.find(Path.cwd(), 'latest').go_on(Path.cwd(), 0, 3)")  # fmt: skip
     said = bare.python("-c", script, check=True).stdout
     assert "warning: platform: platform: Linux-5.4 -> " in said
+    assert "Tokyo" not in said
     (resumed,) = json.loads((run / "code.json").read_text())["resumes"]
     assert "variables: MKL_CBWR: COMPATIBLE -> none" in resumed["changes"]
 
@@ -287,6 +289,8 @@ def test_a_file_damaged_before_the_run_explains_nothing(bare):
     (site / "tiny.py").write_text("edited again\n")
     _, verdict, _ = verify(bare)
     assert "edited libraries" in verdict["causes"]
+    (site / "tiny.py").unlink()
+    assert "tiny.py (tiny) missing" in verify(bare)[2]
 
 
 @pytest.mark.parametrize("tolerance", ["-1", "nan", "inf"])
@@ -343,3 +347,64 @@ def test_a_verdict_is_shown_without_training_again(bare):
     bare.lab("report", "--readme", check=True)
     assert "**Verified** not yet · **Test** 1%" in (report / "README.md").read_text()
     assert "| not yet |" in (bare.root / "README.md").read_text()
+
+
+def test_as_many_epochs_as_a_run_had_are_the_whole_run(bare):
+    train(bare)
+    assert verify(bare, "--epochs", "2")[1]["verdict"] == "identical"
+
+
+def test_a_value_recorded_as_a_whole_number_is_the_same_number(bare):
+    edit(train(bare) / "config.json", betas=[1, 2])
+    assert verify(bare)[1]["verdict"] == "identical"
+
+
+def test_weights_predictions_and_the_best_epoch_may_differ_where_metrics_may(bare):
+    run = train(bare)
+    np.savez(run / "predictions.npz", more=np.zeros(1))
+    edit(run / "result.json", weights_sha256="of before", best_epoch=1)
+    code, verdict, _ = verify(bare)
+    assert (code, verdict["verdict"], verdict["differences"]) == (1, "different", 3)
+    assert verify(bare, "--tolerance", "0.1")[1]["verdict"] == "within tolerance"
+
+
+def test_variables_of_a_machine_are_its_own_and_others_are_those_of_the_record(bare):
+    given = "float(os.environ['CUDA_VISIBLE_DEVICES'] + os.environ.get('OMP_DYNAMIC', '0'))"
+    train(bare, loss=given, env={"CUDA_VISIBLE_DEVICES": "3"})
+    _, verdict, said = verify(bare, env={"CUDA_VISIBLE_DEVICES": "3", "OMP_DYNAMIC": "1"})
+    assert verdict["verdict"] == "identical"
+    assert "shell: OMP_DYNAMIC: 1 here, none in both runs" in said
+    _, verdict, _ = verify(bare, env={"CUDA_VISIBLE_DEVICES": "5"})
+    assert verdict["first_difference"]["again"] == 50
+
+
+def test_what_happened_to_a_resumed_run_is_named(bare):
+    run = train(bare)
+    edit(run / "result.json", weights_sha256="of before")
+    edit(run / "code.json", resumes=[{"epoch": 1, "changes": []}])
+    assert "which was resumed: is all state in save and go_on?" in verify(bare)[2]
+    edit(run / "code.json", resumes=[{"epoch": 1, "changes": ["packages: torch: 1 -> 2"]}])
+    edit(
+        run / "environment.json",
+        packages=[{"name": f"p{number}", "version": "1"} for number in range(25)],
+    )
+    _, verdict, said = verify(bare)
+    assert verdict["causes"]["code"] == ["at epoch 1: packages: torch: 1 -> 2"]
+    assert re.search(r"packages: and \d+ more", said)
+
+
+def test_what_train_py_refuses_is_no_verdict(bare, tmp_path):
+    refuse = "sys.exit('train.py: no data here')"
+    run = train(bare, first=f"if os.path.exists({str(tmp_path / 'gone')!r}): {refuse}")
+    edit(run / "data.json", data_dir="/nfs/gone")
+    (tmp_path / "gone").touch()
+    done = bare.lab("verify", "latest")
+    assert done.returncode == 2
+    assert "repeated here: train.py: no data here; its data was in /nfs/gone" in done.stderr
+
+
+def test_code_that_imports_the_working_tree_is_not_verified(bare):
+    train(bare, first=f"sys.path.insert(0, {str(bare.root / 'src')!r})")
+    done = bare.lab("verify", "latest")
+    assert done.returncode == 2
+    assert "not the recorded code" in done.stderr

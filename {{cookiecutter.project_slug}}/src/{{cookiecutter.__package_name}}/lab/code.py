@@ -128,7 +128,7 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
         try:
             why = _reason_to_leave_out(root, path, untracked=True, held=held)
             held += 0 if why else Path(root, path).lstat().st_size
-        except FileNotFoundError:  # an editor's scratch file, gone since
+        except OSError:  # an editor's scratch file, gone since; or what we may not read
             continue
         if why:
             listed.append(listing(root, path, why))
