@@ -402,3 +402,17 @@ def test_a_commit_of_one_half_alone_is_mended_from_the_one_before(pair):
     shutil.rmtree(pair.project.root / ".git" / "lab" / "backup")  # as in a clone
     pair.sync()
     assert "second = 22" in pair.says()
+
+
+def test_a_pair_that_was_never_committed_goes_on_from_its_sync_or_from_what_is_staged(pair):
+    new = Pair(pair.project, "notebooks/02_new").make()
+    move_on(pair)
+    new.edit_py("second = 2", "second = 22")
+    new.edit_nb("third = 3", "third = 33")
+    pair.sync()
+    assert {"second = 22", "third = 33"} <= set(new.says())
+    pair.project.git("add", "notebooks")
+    shutil.rmtree(pair.project.root / ".git" / "lab" / "backup")
+    new.edit_py("first = 1", "first = 11")
+    pair.sync()
+    assert "first = 11" in new.says()

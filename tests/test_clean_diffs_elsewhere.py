@@ -32,6 +32,7 @@ def foreign(pair, *metadata, name="notebooks/02_foreign"):
     ],
     ids=["jupyter", "kaggle", "nested", "colab"],
 )
+@pytest.mark.slow
 def test_the_order_of_metadata_is_no_difference(pair, metadata):
     new = foreign(pair, metadata, {})
     new.sync()
@@ -116,6 +117,7 @@ def test_a_half_that_was_renamed_alone_costs_no_output(pair, half):
     assert_history_is_clean(pair.project)
 
 
+@pytest.mark.slow
 def test_a_conflict_with_a_notebook_that_was_committed_alone_names_where_its_edit_is(pair):
     project = pair.project
     project.git("switch", "-q", "-c", "theirs")

@@ -293,6 +293,7 @@ def test_a_full_disk_during_sync_loses_nothing(pair):
     assert "second = 22" in pair.says()
 
 
+@pytest.mark.slow
 def test_two_syncs_at_once_leave_a_pair_in_step(pair):
     pair.execute()
     pair.edit_py("second = 2", "second = 22")

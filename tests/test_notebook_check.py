@@ -328,6 +328,7 @@ def test_a_missing_notebook_is_one_line(repository):
     assert "99_none" in done.stderr
 
 
+@pytest.mark.slow
 def test_either_half_and_any_way_to_name_it_will_do(repository):
     for name in ("01_baseline", BASELINE, "notebooks/01_baseline.ipynb", "01_baseline.py"):
         assert repository.lab("check", name).returncode == 0
@@ -397,6 +398,7 @@ def test_conflict_markers_and_a_report_without_its_notebook_are_found(repository
     assert "01_baseline.py:2: conflict markers" in repository.lab("check").stdout
 
 
+@pytest.mark.slow
 def test_a_home_anywhere_is_a_path_of_this_machine_and_one_that_is_the_root_hides_nothing(
     repository,
 ):
@@ -407,6 +409,7 @@ def test_a_home_anywhere_is_a_path_of_this_machine_and_one_that_is_the_root_hide
     assert "a path of this machine" in done.stdout
 
 
+@pytest.mark.slow
 def test_errors_come_first_and_a_notebook_that_is_named_twice_is_checked_once(repository):
     repository.lab("new", "Which seed?", check=True)
     path = repository.root / "notebooks" / "02_which_seed.py"

@@ -74,7 +74,6 @@ def write_pair(root: Path, stem: Path, text: str) -> None:
 
     LabError if a half could not hold it.
     """
-    refuse_odd_lines(text)
     try:
         write_whole(half(stem, ".py"), text)
         _step(root, stem, bases.new_backup(root))
