@@ -310,6 +310,7 @@ def test_submodules_are_named_and_restored_at_their_commit(repository, tmp_path)
     described, _ = capture(repository, tmp_path / "dirty")
     changes = described["submodules"][0]["changes"]
     assert changes
+    assert imported(repository, "worktree").differences(repository.root, described) == []
     (module / "new.py").write_text("VALUE = 4\n")
     described, _ = capture(repository, tmp_path / "more")
     assert described["submodules"][0]["changes"] not in (None, changes)
@@ -499,3 +500,10 @@ def test_files_that_tools_keep_their_keys_in_are_secrets(repository):
     assert {reason(repository.root, f"a/{name}", True, 0) for name in names} == {"may be a secret"}
     for name in ("tokenizer.json", "keys.csv", "environment.yml"):
         assert reason(repository.root, f"a/{name}", True, 0) is None
+
+
+def test_what_a_sparse_checkout_leaves_out_was_not_deleted(repository, tmp_path):
+    repository.git("sparse-checkout", "set", "src", "notebooks")
+    assert not (repository.root / "tests").exists()
+    described, patch = capture(repository, tmp_path / "out")
+    assert (patch, described["dirty"]) == (b"", False)

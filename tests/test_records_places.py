@@ -146,3 +146,11 @@ def test_a_container_whose_home_is_the_root_records_addresses_as_they_are(reposi
     monkeypatch.setenv("HOME", "/")
     for text in ("https://example.org/lab.git", "file:///srv/lab.git", "/work/data"):
         assert project.tilde(text) == text
+
+
+def test_a_file_that_is_written_anew_stays_readable_to_whom_it_was(repository, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("before")
+    path.chmod(0o664)
+    imported(repository, "project").write_whole(path, "after")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o664)

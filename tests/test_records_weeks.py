@@ -133,12 +133,13 @@ def test_a_submodule_that_is_not_checked_out_is_no_part_of_the_run(bare, tmp_pat
 def test_a_clone_two_folders_deep_is_named_and_restored(bare, tmp_path):  # noqa: F811
     library = bare.root / "ext" / "foo"
     library.mkdir(parents=True)
-    (library / "a.txt").write_text("2")
+    (library / "inner.py").write_text("x = 2.0\n")
     in_library(library, "init -q", "add -A", "commit -qm one")
-    run = train(bare, loss="float(Path(ROOT, 'ext', 'foo', 'a.txt').read_text())")
-    (named,) = json.loads((run / "code.json").read_text())["submodules"]
-    assert named["path"] == "ext/foo"
-    (library / "a.txt").write_text("3")
+    run = train(bare, first="from ext.foo import inner", loss="inner.x")
+    code = json.loads((run / "code.json").read_text())
+    assert [module["path"] for module in code["submodules"]] == ["ext/foo"]
+    assert code["listed"] == []
+    (library / "inner.py").write_text("x = 3.0\n")
     in_library(library, "commit -qam two")
     assert verify(bare)[1]["verdict"] == "identical"
 

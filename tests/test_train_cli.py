@@ -53,6 +53,9 @@ assert weights_sha256(state["model"]) == result["weights_sha256"]
 assert weights_sha256(best) == result["best_weights_sha256"]
 best["0.weight"].view(-1)[0] += 1e-7
 assert weights_sha256(best) != result["best_weights_sha256"]
+one = torch.zeros(4)
+others = dict(b=one), dict(a=one.reshape(2, 2)), dict(a=one.to(torch.int32))
+assert weights_sha256(dict(a=one)) not in map(weights_sha256, others)
 """
     trained.python("-c", code, trained.runs()[0], check=True)
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -175,6 +176,10 @@ def test_a_module_from_elsewhere_imported_while_it_ran_is_named_when_it_changed(
     late = tmp_path / "lib" / "late.py"
     late.write_text("SCALE = 1.0\n")
     env = {"PYTHONPATH": f"{bare.env['PYTHONPATH']}{os.pathsep}{late.parent}"}
+    run = train(bare, first="import late", env=env)
+    (listed,) = json.loads((run / "code.json").read_text())["listed"]
+    assert listed["path"] == str(late)
+    shutil.rmtree(run)
     train(bare, loss="__import__('late').SCALE", env=env)
     assert verify(bare, env=env)[1]["verdict"] == "identical"
     late.write_text("SCALE = 22.0\n")
@@ -408,3 +413,24 @@ def test_code_that_imports_the_working_tree_is_not_verified(bare):
     done = bare.lab("verify", "latest")
     assert done.returncode == 2
     assert "not the recorded code" in done.stderr
+
+
+def test_what_a_run_had_started_ends_with_an_interrupted_verification(bare, tmp_path):
+    begun = tmp_path / "begun"
+    begun.touch()
+    start = f"import subprocess; begun = Path({str(begun)!r})\n"
+    start += "if not begun.exists():\n    child = subprocess.Popen(['sleep', '60'])\n"
+    start += "    begun.write_text(str(child.pid)); child.wait()"
+    train(bare, first=start)
+    begun.unlink()
+    command = [bare.interpreter, "-m", f"{bare.package}.lab.cli", "verify", "latest"]
+    process = subprocess.Popen(command, cwd=bare.root, env=bare.env, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (begun.exists() and begun.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 128 + signal.SIGINT
+    child = Path(f"/proc/{begun.read_text()}/cmdline")
+    while child.exists() and child.read_bytes() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not (child.exists() and child.read_bytes())
