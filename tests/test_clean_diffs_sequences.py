@@ -1,7 +1,6 @@
 """Edits, syncs and what git puts back, in many orders: a sync that succeeds keeps every edit."""
 
 import contextlib
-import importlib
 import io
 import itertools
 import json
@@ -9,9 +8,9 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
+from notebook_pairs import imported
 
 pytestmark = pytest.mark.slow
 
@@ -48,9 +47,7 @@ def git(root, *arguments):
 @pytest.fixture(scope="module")
 def sync(pristine):
     """Give `lab sync` as a function of a folder, in this process; it returns the exit code."""
-    sys.path.insert(0, str(pristine.root / "src"))
-    pairs = importlib.import_module(f"{pristine.package}.lab.pairs")
-    sys.path.pop(0)
+    pairs = imported(pristine, "pairs")
 
     def run(root):
         with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()):

@@ -12,7 +12,6 @@ from notebook_pairs import (
     assert_history_is_clean,
     commit,
     copy_of,
-    percent,
     set_times,
 )
 
@@ -364,80 +363,6 @@ def test_metadata_on_which_jupytext_fails_are_said_in_one_line(pair):
     refused = pair.sync(check=False)
     assert refused.returncode == 1
     assert "jupytext cannot read it" in refused.stdout
-
-
-def test_code_that_python_cannot_parse_is_synced_like_any_other(pair):
-    long = " + ".join(["1"] * 5_000)  # a RecursionError
-    pair.edit_nb("second = 2", f"second = {long}")
-    pair.sync()
-    pair.edit_py("second = 1 + ", "second = 2 + ")
-    pair.sync()
-    assert f"second = 2{long[1:]}" in pair.says()
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "kept"),
-    [
-        (["a = 1", "b = 2"], ["new = 0", "b = 2", "a = 1"], 2),
-        (["plot()", "b = 2", "plot()"], ["new = 0", "plot()", "plot()", "b = 2"], 2),
-        (["plot()", "b = 2", "plot()"], ["plot()", "plot()", "b = 2"], 3),
-    ],
-)
-def test_cells_that_move_share_no_id_and_keep_their_outputs(pair, old, new, kept):
-    pair.make(old)
-    pair.execute()
-    pair.py.write_text(percent(new))
-    pair.sync()
-    cells = pair.read()["cells"]
-    assert len({cell["id"] for cell in cells}) == len(new)
-    assert sum(bool(cell["outputs"]) for cell in cells) == kept
-
-
-def test_a_cell_that_is_no_python_keeps_its_output_while_another_is_edited(pair):
-    pair.make(["%%bash\necho hi", "second = 2"])
-    outputs = pair.execute()
-    pair.edit_py("second = 2", "second = 22")
-    pair.sync()
-    assert pair.outputs() == {"%%bash\necho hi": outputs["%%bash\necho hi"], "second = 22": ""}
-
-
-def test_a_new_cell_of_an_old_notebook_gets_no_id(pair):
-    nb = pair.read() | {"nbformat_minor": 4}
-    for cell in nb["cells"]:
-        del cell["id"]
-    pair.write(nb)
-    pair.edit_py("# %%\nthird", "# %%\nnew = 0\n\n# %%\nthird")
-    pair.sync()
-    assert not any("id" in cell for cell in pair.read()["cells"])
-
-
-def test_blank_lines_after_an_edited_cell_are_none_of_it(pair):
-    pair.edit_py("second = 2", "second = 22\n\n\n")
-    pair.sync()
-    assert pair.read()["cells"][2]["source"] == ["second = 22"]
-
-
-def test_an_empty_cell_that_is_new_is_whole(pair):
-    pair.edit_py("# %%\nthird", "# %%\n\n# %%\nthird")
-    pair.sync()
-    code = [cell for cell in pair.read()["cells"] if cell["cell_type"] == "code"]
-    assert len(code) == 5
-    assert all(cell["outputs"] == [] for cell in code)
-
-
-def test_what_nobody_edited_of_a_notebook_stays_as_it_is_byte_for_byte(pair):
-    nb = pair.read()
-    nb["cells"][1]["source"] = ["first = 1\n"]  # some editors end a cell so
-    pair.write(nb)
-    pair.edit_py("second = 2", "second = 22")
-    pair.sync()
-    assert pair.read()["cells"][1]["source"] == ["first = 1\n"]
-    pair.nb.write_text(json.dumps(pair.read(), indent=4))
-    pair.edit_nb("third = 3", "third = 33")
-    pair.nb.write_text(json.dumps(pair.read(), indent=4))
-    before = pair.nb.read_bytes()
-    pair.sync()
-    assert pair.nb.read_bytes() == before
 
 
 def test_old_backups_go(pair):

@@ -308,3 +308,22 @@ def test_the_table_has_what_differs_and_what_was_asked_for(repository):
     assert {"model", "seed", "split_seed"} <= set(head.split())
     assert not {"batch_size", "path", "best_epoch", "weights_sha256"} & set(head.split())
     assert "None" not in " ".join(lines)
+
+
+def test_conditions_on_switches_and_on_what_is_not_there_are_understood(repository):
+    folder = repository.root / "runs"
+    make_record(folder, 1)
+    make_record(folder, 2, deterministic=False, warmup=None)
+    make_record(folder, 3, warmup=5)
+
+    def seeds(condition):
+        found = lab(repository, "runs", "--json", "--where", condition)
+        return [row["seed"] for row in json.loads(found.stdout)]
+
+    assert seeds("deterministic=true") == [1, 3]
+    assert seeds("deterministic=False") == [2]
+    assert seeds("warmup=none") == [1, 2]
+    assert seeds("warmup!=none") == [3]
+    assert seeds("warmup=") == [1, 2]
+    assert seeds("seed<=2") == [1, 2]
+    assert seeds("seed>2") == [3]

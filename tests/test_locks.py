@@ -273,7 +273,7 @@ def test_what_the_solver_refused_is_said_in_the_words_of_a_person(project, conda
             "there is no nmupy; fix its name or loosen its pin",
         ),
         (
-            "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://conda.anaconda.org/x>",
+            "CondaHTTPError: HTTP 000 CONNECTION FAILED for url <https://example.org/x>",
             (
                 "a channel or index is out of reach; check network, proxy and `channels` in"
                 " environment.yml"

@@ -80,23 +80,6 @@ def test_an_empty_name_is_that_of_no_run(repository, record):
     assert "no run ''" in refused(repository, "verify", "")
 
 
-def test_conditions_on_switches_and_on_what_is_not_there_are_understood(repository, record):
-    make_record(record.parent, 2, deterministic=False, warmup=None)
-    make_record(record.parent, 3, warmup=5)
-
-    def seeds(condition):
-        found = lab(repository, "runs", "--json", "--where", condition)
-        return [row["seed"] for row in json.loads(found.stdout)]
-
-    assert seeds("deterministic=true") == [1, 3]
-    assert seeds("deterministic=False") == [2]
-    assert seeds("warmup=none") == [1, 2]
-    assert seeds("warmup!=none") == [3]
-    assert seeds("warmup=") == [1, 2]
-    assert seeds("seed<=2") == [1, 2]
-    assert seeds("seed>2") == [3]
-
-
 def test_a_readme_without_its_marks_is_not_rewritten(repository):
     readme = repository.root / "README.md"
     readme.write_text(readme.read_text().replace("<!-- results -->", ""))
@@ -167,27 +150,6 @@ def test_figures_of_a_run_without_predictions_say_what_is_missing(repository, re
     records = imported(repository, "records")
     with pytest.raises(records.LabError, match=r"has no predictions.npz; is the run finished\?"):
         _ = records.Record(record).predictions
-
-
-def test_a_file_that_only_spacing_differs_in_takes_the_other_halfs_edit(pair):
-    pair.py.write_text(pair.py.read_text().replace("second = 2", "\n\nsecond = 2\n\n"))
-    assert pair.sync() == ""
-    pair.edit_nb("second = 2", "second = 22")
-    pair.sync()
-    assert "second = 22" in pair.says()
-
-
-def test_cells_added_in_the_notebook_keep_their_place_whatever_the_spacing_of_the_other_half(pair):
-    pair.make(["a = 1", "a = 1", "b = 2", "b = 2\na = 1"])
-    spaced = "# %% \na = 1\n\n# %%\na = 1\n\n\n\n# %%\n\nb = 2\n#%%\nb = 2\na = 1\n\n\n"
-    pair.py.write_text(spaced)
-    assert pair.sync() == ""
-    nb = pair.read()
-    prose = {"cell_type": "markdown", "id": "new1", "metadata": {}, "source": ["a = 1"]}
-    nb["cells"][3:3] = [prose, nb["cells"][0] | {"id": "new2", "source": ["x = 9"]}]
-    pair.write(nb)
-    pair.sync()
-    assert pair.says() == ["a = 1", "a = 1", "b = 2", "a = 1", "x = 9", "b = 2\na = 1"]
 
 
 def test_a_compare_without_the_commits_says_that_no_diff_can_be_made(repository: Project, record):

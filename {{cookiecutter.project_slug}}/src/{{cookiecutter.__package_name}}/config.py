@@ -132,7 +132,7 @@ def take_recorded(
     base = Config(**{k: tuple(v) if k in tuples else v for k, v in recorded.items()})
     config, options = parse_arguments(argv, base, data_dir)
     differing = [
-        f"--{'no-' * (new is False)}{name.replace('_', '-')}"
+        f"--{'no-' if new is False else ''}{name.replace('_', '-')}"
         f"{'' if isinstance(new, bool) else f' {new}'} (recorded: {old})"
         for name, old in vars(base).items()
         if (new := getattr(config, name)) != old and (name, new) != ("device", "auto")  # fits any

@@ -142,9 +142,9 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     """Return what `script` and `notebook` in `root` last said alike, before they were edited.
 
     That is what the last sync left or saw; or the last commit, if git has written other halves
-    since (a branch was switched, something was stashed). It is a percent text, as are the two in
-    `said`, the halves as they are now; `None` if nothing tells which of the two it is: the wrong
-    one would lose an edit.
+    since (a branch was switched, something was stashed); in a conflict, what git wrote. It is a
+    percent text, as are the two in `said`, the halves as they are now; `None` if nothing tells
+    which of these it is: the wrong one would lose an edit.
     """
     unmerged = ("--literal-pathspecs", "ls-files", "--unmerged", "--", notebook)
     if ours := re.search(r" (\w+) 2\t", git(root, *unmerged, check=False).stdout):

@@ -130,7 +130,8 @@ def _environment(root: Path, deep: bool) -> Iterator[Finding]:
         found = list(_against_lock(root / lock, live, canonical(package_of(root))))
     yield from found
     if all(state == "note" for state, *_ in found):
-        yield "ok", f"{len(live)} packages, as {source} says{' (no lock)' * (source != lock)}", ""
+        says = f"{len(live)} packages, as {source} says"
+        yield "ok", says if source == lock else f"{says} (no lock)", ""
     for name in (name for name, old in locks.stale(root).items() if old):
         yield "mend", f"{name} is older than {locks.SOURCES[name]}", "lab lock"
     for name in dict.fromkeys(name for name, _, _ in environment.damaged(deep)):
