@@ -335,6 +335,7 @@ def test_diff_and_log_show_cells_and_not_json(pair):
         assert "run 1" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ODD.exists(), reason="the workshop's odd notebooks are not here")
 @pytest.mark.parametrize("path", sorted(ODD.glob("*.ipynb")), ids=lambda path: path.stem[:20])
 def test_a_notebook_from_elsewhere_is_stripped_or_refused_and_never_changed(equipped, path):

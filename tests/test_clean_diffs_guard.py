@@ -23,6 +23,7 @@ def try_commit(pair, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow  # the same nine, without a commit, are among those of `lab sync`
 @pytest.mark.parametrize("newer", ["py", "nb", "equal"])
 @pytest.mark.parametrize("edited", ["py", "nb", "both"])
 def test_an_edit_of_a_half_or_of_different_cells_is_committed_twice_asked(pair, edited, newer):
