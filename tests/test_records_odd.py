@@ -135,6 +135,31 @@ def test_a_sparse_checkout_is_verified_whole_and_stays_sparse(bare):  # noqa: F8
     assert not (bare.root / "configs").exists()
 
 
+def test_a_file_that_git_was_told_to_leave_alone_and_that_is_gone_stays_gone(repository, tmp_path):
+    repository.git("update-index", "--assume-unchanged", "LICENSE")
+    (repository.root / "LICENSE").unlink()
+    capture(repository, tmp_path / "out")
+    restore(repository, tmp_path / "out")
+    assert not (tmp_path / "out" / "tree" / "LICENSE").exists()
+
+
+def test_an_absolute_link_within_the_project_leads_to_the_recorded_file(bare):  # noqa: F811
+    for name in ("3", "4"):
+        (bare.root / name).write_text(name)
+    (bare.root / "current").symlink_to(bare.root / "3")
+    train(bare, loss="float(Path(ROOT, 'current').read_text())")
+    (bare.root / "3").write_text("5")
+    assert verify(bare)[1]["verdict"] == "identical"
+    assert (bare.root / "current").read_text() == "5"
+
+
+def test_a_repository_in_the_project_without_a_commit_is_no_obstacle(bare):  # noqa: F811
+    bare.git("init", "-q", "paper")
+    (bare.root / "paper" / "draft.tex").write_text("\\section{Results}")
+    train(bare)
+    assert verify(bare)[1]["verdict"] == "identical"
+
+
 def test_a_tracked_folder_that_became_a_link_is_captured(repository, tmp_path):
     folder, shared = repository.root / "conf", tmp_path / "shared"
     folder.mkdir()

@@ -62,6 +62,8 @@ def test_a_secret_that_was_just_removed_is_not_copied_either(repository, tmp_pat
     described, patch = capture(repository, tmp_path / "out")
     assert b"hf_abc" not in patch
     assert [item["path"] for item in described["listed"]] == ["hub.py"]
+    repository.git("rm", "-q", "--cached", "hub.py")
+    assert b"hf_abc" not in capture(repository, tmp_path / "out")[1]
 
 
 def test_a_token_on_the_command_line_and_in_the_remote_is_not_recorded(repository, tmp_path):

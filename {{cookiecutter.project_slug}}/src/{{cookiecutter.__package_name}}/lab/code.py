@@ -117,9 +117,9 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
 
     git(root, "reset", "-q", "HEAD", "--", "reports", env=env)  # a merge may have left them open
     flags = names("ls-files", "-v", "-z")  # "H name"; other letters: git was told not to look
-    hidden = [line[2:] for line in flags if line[0].islower() or line[0] == "S"]
+    hidden = {line[2:]: line[0] for line in flags if line[0] in "hsS"}  # h: if gone, then deleted
     for option in ("--no-assume-unchanged", "--no-skip-worktree") if hidden else ():
-        update([path for path in hidden if os.path.lexists(root / path)], option)
+        update([p for p in hidden if hidden[p] == "h" or os.path.lexists(root / p)], option)
     listed, kept, held = [], [], 0
     others = names("ls-files", "--others", "--exclude-standard", "-z", "--", ".", NOT_CODE)
     for path in sorted(others, key=lambda path: not path.endswith(".py")):  # code before results
@@ -147,8 +147,8 @@ def _stage(root: Path, base: str, env: dict) -> list[dict]:
             blob = git(root, "hash-object", "-w", "--no-filters", "--", path, env=env)
             mode = "100755" if os.name == "posix" and os.access(file, os.X_OK) else "100644"
             git(root, "update-index", "--cacheinfo", mode, blob.stdout.strip(), path, env=env)
-    changed = set(names("diff", "--cached", *options, base, "--", ".", NOT_CODE)) - set(kept)
-    secret = {path for path in changed if _reason_to_leave_out(root, path, False, 0)}
+    changed = set(names("diff", "--cached", *options, base, "--", ".", NOT_CODE))
+    secret = {path for path in changed - {*kept} if _reason_to_leave_out(root, path, False, 0)}
     if SECRET_TEXT.search(git(root, *DIFF, base, env=env, text=False).stdout):  # also in old lines
         one = [(path, (*DIFF, base, "--", f":(literal){path}")) for path in changed]
         shown = [(path, git(root, *diff, env=env, text=False).stdout) for path, diff in one]

@@ -35,6 +35,11 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
         if done.returncode:
             reason = " ".join(done.stderr.decode("utf-8", "replace").split())
             raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
+    for link in filter(Path.is_symlink, [*folder.rglob("*")]):  # to the recorded code, not today's
+        to = link.readlink()
+        if to.is_relative_to(root) and (here := folder / to.relative_to(root)).exists():
+            link.unlink()
+            link.symlink_to(here, here.is_dir())
     for module in code.get("submodules", []):
         if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
             raise LabError(f"submodule {module['path']!r} would be outside the project")
@@ -63,7 +68,7 @@ def _restore_listed(root: Path, item: dict[str, Any], folder: Path) -> None:
 def _restore_submodule(source: Path, module: dict[str, Any], target: Path) -> None:
     """Copy a submodule's recorded commit from the working tree's own clone of it."""
     here = (source / ".git").exists()
-    head = git(source, "rev-parse", "HEAD", check=False).stdout.strip()
+    head = git(source, "rev-parse", "-q", "--verify", "HEAD", check=False).stdout.strip() or None
     if here and head == module["commit"] and state_of(source) == module["changes"]:
         shutil.copytree(
             source, target, ignore=shutil.ignore_patterns(".git"), dirs_exist_ok=True, symlinks=True
