@@ -71,6 +71,24 @@ def test_a_conflict_leaves_valid_json_and_the_way_out_that_it_names_works(pair, 
     assert_history_is_clean(pair.project)
 
 
+def test_a_conflicting_merge_into_a_notebook_with_an_edit_is_refused_as_into_any_file(pair):
+    branches(pair, ("second = 2", "second = 'theirs'"), ("second = 2", "second = 'ours'"))
+    pair.edit_nb("third = 3", "third = 33")  # in Jupyter, since the commit
+    done = pair.project.git("merge", "branch", check=False)
+    assert done.returncode
+    assert pair.both[1] in done.stderr.partition("would be overwritten by merge")[2]
+    assert "third = 33" in pair.nb.read_text()
+    assert pair.project.git("status", "--short").stdout == f" M {pair.both[1]}\n"
+
+
+def test_a_merge_that_is_aborted_keeps_outputs_made_since_the_commit(pair):
+    branches(pair, ("second = 2", "second = 'theirs'"), ("second = 2", "second = 'ours'"))
+    made = pair.execute("run 2")
+    assert pair.project.git("merge", "branch", check=False).returncode
+    pair.project.git("merge", "--abort")
+    assert pair.outputs() == made
+
+
 @pytest.mark.parametrize("how", ["merge", "rebase", "cherry-pick"])
 @pytest.mark.parametrize("last", ["ours", "theirs"])
 def test_a_conflict_may_be_resolved_to_either_side(pair, how, last):
@@ -256,3 +274,18 @@ def test_what_both_sides_changed_alike_is_no_conflict_and_a_new_cell_keeps_its_i
     pair.project.git("merge", "-q", "--no-edit", "branch")
     assert {"first = 11", "other = 5", "third = 33"} <= set(pair.says())
     assert pair.read()["cells"][2]["id"] == "theirs"
+
+
+def test_outputs_outlive_a_rebase_onto_a_branch_on_which_fewer_cells_ran(pair):
+    pair.project.git("switch", "-q", "-c", "branch")
+    edit(pair, "second = 2", "second = 22")
+    nb = pair.read()
+    for cell in nb["cells"]:
+        if "third" in "".join(cell["source"]):
+            cell.update(outputs=[], execution_count=None)
+    pair.write(nb)
+    pair.project.git("add", "-A")
+    pair.project.git("switch", "-q", "main")
+    edit(pair, "# Title", "# Another title")
+    pair.project.git("rebase", "-q", "branch")
+    assert pair.outputs()["third = 3"] == "run 1: third = 3\n"

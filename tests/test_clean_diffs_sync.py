@@ -390,3 +390,43 @@ def test_what_git_cannot_merge_is_said_in_its_words(pair):
     refused = pair.sync(check=False)
     assert refused.returncode == 1
     assert "git merge-file failed" in refused.stdout
+
+
+@pytest.mark.parametrize("edited", ["py", "nb", "gone"])
+def test_a_cell_that_jupyter_saved_in_both_halves_is_not_written_twice(pair, edited):
+    pair.edit_py("third = 3\n", "third = 3\n\n# %%\nnew = 1\n")
+    nb = pair.read()
+    at = next(n for n, cell in enumerate(nb["cells"]) if "third" in "".join(cell["source"]))
+    new = {"cell_type": "code", "id": "new", "metadata": {}, "source": ["new = 1"]}
+    nb["cells"].insert(at + 1, {**new, "outputs": [], "execution_count": None})
+    pair.write(nb)
+    if edited == "nb":
+        pair.edit_nb("third = 3", "third = 33")
+    else:
+        pair.edit_py(*{"py": ("= 3", "= 33"), "gone": ("# %%\nthird = 3\n\n", "")}[edited])
+    pair.sync()
+    third = [] if edited == "gone" else ["third = 33"]
+    assert pair.says()[4:-1] == [*third, "new = 1"]
+
+
+def test_a_cell_moved_in_one_half_and_edited_in_the_other_loses_neither(pair):
+    nb = pair.read()
+    nb["cells"].insert(1, nb["cells"].pop(4))  # `third = 3`
+    pair.write(nb)
+    pair.edit_py("third = 3", "third = 33")
+    before = pair.py.read_text(), pair.nb.read_text()
+    if pair.sync(check=False).returncode:
+        assert (pair.py.read_text(), pair.nb.read_text()) == before
+    else:
+        assert "third = 33" in pair.says()
+        assert pair.says()[1].startswith("third")
+
+
+def test_the_way_out_of_edits_of_one_place_works_where_both_are_staged(pair):
+    pair.edit_py("second = 2", "second = 'py'")
+    pair.edit_nb("second = 2", "second = 'nb'")
+    pair.project.git("add", *pair.both)
+    assert "git restore -SW" in pair.sync(check=False).stdout
+    pair.project.git("restore", "-SW", pair.both[1])
+    pair.sync()
+    assert "second = 'py'" in pair.says()

@@ -136,8 +136,8 @@ def remember(folder: str, path: str, data: bytes, cleaned: bytes) -> None:
 def smudge(folder: str, path: str, data: bytes) -> bytes:
     """Return `data`, the notebook at `path`, with the outputs that `folder` remembers of its cells.
 
-    If exactly this content was here before, its outputs; else, as after a merge, each cell's
-    newest outputs in this notebook, or in the one whose name this one had before.
+    If exactly this content was here before, its outputs; else, as after a merge, the newest that
+    each cell gave in this notebook, or in the one whose name this one had before.
     """
     nb = parse(data)
     if nb is None:
@@ -149,6 +149,9 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     for name in exact[:1] or (own or _newest(folder, end=".json"))[:SEARCHED]:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
+        for key, cell in memory["cells"].items():
+            if cell["outputs"] and not remembered["cells"].get(key, cell)["outputs"]:
+                del remembered["cells"][key]  # in a newer state it was not run
         remembered = {part: {**memory[part], **known} for part, known in remembered.items()}
     if not remembered["cells"]:
         return data

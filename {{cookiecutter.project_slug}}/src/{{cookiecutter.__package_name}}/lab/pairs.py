@@ -100,7 +100,9 @@ def merge_driver(base: str, ours: str, theirs: str, path: str) -> int:
                 write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(result)))
                 return 0
         merge_rest(notebooks[0], *notebooks)  # pictures: no `.py` will bring them
-        write_whole(Path(ours), nbfilter.dumps(nbfilter.strip(notebooks[0])))
+        contents[0] = nbfilter.dumps(nbfilter.strip(notebooks[0]))
+    # other bytes than HEAD's: else git would merge into a file with edits that no commit has
+    write_whole(Path(ours), contents[0] + b"\n")
     script = Path(path).with_suffix(".py").as_posix()
     way = f"""Resolve
      "{script}", then type: lab sync; git add "{script}" "{path}" (reports/, too: see README)
@@ -144,6 +146,12 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
             f'if you corrected the .py, type: jupytext --update --to ipynb "{name}.py"; else: '
             f'jupytext --to py:percent "{name}.ipynb"'
         )
+    # git may write twice what both halves have and the base has not; so if one alone went on since
+    ours, theirs, old = (re.split(r"\n+(?=# %%)", said.strip()) for said in (mine, wanted, base))
+    alike = [cell for cell in ours if cell in theirs] == [cell for cell in theirs if cell in ours]
+    for one, other, said in ((ours, theirs, mine), (theirs, ours, wanted)):
+        if alike and [cell for cell in one if cell in old] == old and {*one} - {*old} <= {*other}:
+            base = said
     merged, conflict = bases.merge(root, (script.name, "base", notebook.name), text, base, wanted)
     if base == mine and (conflict or normal(merged) != wanted):
         merged, conflict = wanted, False  # only a person's spacing stood in the way
@@ -153,7 +161,7 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     shown = "".join(re.findall(rf"(?s)<<<<<<< .*?>>>>>>> {re.escape(notebook.name)}\n", merged))
     raise LabError(
         "both halves were changed in the same place; edit both until they agree, or undo one "
-        f'half (git restore "{name}.py" or .ipynb), then lab sync:\n{shown}'
+        f'half (git restore -SW "{name}.py" or .ipynb), then lab sync:\n{shown}'
     )
 
 

@@ -39,7 +39,6 @@ def _jupytext():
 
 def node(nb: dict) -> Any:
     """Return the notebook `nb` as nbformat's object, each source one string."""
-    _jupytext()
     from nbformat import from_dict
 
     cells = [{**cell, "source": nbfilter.source(cell)} for cell in nb["cells"]]
@@ -105,7 +104,6 @@ def refuse_odd_lines(text: str) -> None:
     That is odd line ends, and headings that it takes for commands, like `# cat or dog`, `# Why?`:
     it strips their `#`.
     """
-    _jupytext()
     from jupytext.magics import is_magic
 
     if odd := re.search(f"[{BREAKS}]", text):

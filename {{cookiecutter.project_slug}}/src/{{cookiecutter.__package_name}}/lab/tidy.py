@@ -32,7 +32,6 @@ def tidy(root: Path, notebook: dict, folder: Path) -> dict:
             continue
         cell["execution_count"], streams, others = None, {}, []
         for part in cell["outputs"]:
-            part.pop("execution_count", None)
             if part["output_type"] == "stream":
                 text = streams.setdefault(part["name"], {**part, "text": ""})
                 text["text"] += "".join(part["text"])
