@@ -276,6 +276,25 @@ def test_what_both_sides_changed_alike_is_no_conflict_and_a_new_cell_keeps_its_i
     assert pair.read()["cells"][2]["id"] == "theirs"
 
 
+def test_a_conflict_shows_what_was_on_disk_before_it(pair):
+    pair.execute()
+    pair.project.git("add", "-A")
+    pair.project.git("switch", "-q", "-c", "branch")
+    pair.edit_py("first = 1", "first = 11")
+    edit(pair, "second = 2", "second = 'theirs'")
+    pair.project.git("switch", "-q", "main")
+    pair.edit_py("second = 2", "second = 'ours'")
+    pair.sync()
+    pair.execute("run 2")
+    nb = pair.read()
+    nb["cells"][-1].update(outputs=[], execution_count=None)  # cleared
+    pair.write(nb)
+    commit(pair.project, add=["notebooks"])
+    made = pair.outputs()
+    assert pair.project.git("merge", "branch", check=False).returncode
+    assert pair.outputs() == made
+
+
 def test_outputs_outlive_a_rebase_onto_a_branch_on_which_fewer_cells_ran(pair):
     pair.project.git("switch", "-q", "-c", "branch")
     edit(pair, "second = 2", "second = 22")

@@ -1,6 +1,8 @@
 """`lab sync`: both halves of a pair in step by content, and nothing lost."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -422,11 +424,35 @@ def test_a_cell_moved_in_one_half_and_edited_in_the_other_loses_neither(pair):
         assert pair.says()[1].startswith("third")
 
 
-def test_the_way_out_of_edits_of_one_place_works_where_both_are_staged(pair):
+@pytest.mark.parametrize("half", ["py", "nb"])
+def test_a_new_cell_deleted_after_a_stash_does_not_come_back_without_a_word(pair, half):
+    pair.edit_py("third = 3\n", "third = 3\n\n# %%\nnew = 1\n\n# %%\nextra = 2\n")
+    pair.sync()
+    pair.project.git("stash", "-q")
+    pair.project.git("stash", "pop", "-q")
+    if half == "py":
+        pair.edit_py("\n# %%\nextra = 2\n", "")
+    else:
+        nb = pair.read()
+        nb["cells"] = [cell for cell in nb["cells"] if "extra" not in "".join(cell["source"])]
+        pair.write(nb)
+    done = pair.sync(check=False)
+    assert done.returncode == 1 or "extra = 2" not in pair.says()
+
+
+@pytest.mark.parametrize("kept", ["py", "nb"])
+@pytest.mark.parametrize("state", ["unstaged", "staged", "new", "new and staged"])
+def test_the_way_out_of_edits_of_one_place_works_in_every_state(pair, state, kept):
+    if "new" in state:
+        pair = Pair(pair.project, "notebooks/02_new").make()
+    pair.execute()
     pair.edit_py("second = 2", "second = 'py'")
     pair.edit_nb("second = 2", "second = 'nb'")
-    pair.project.git("add", *pair.both)
-    assert "git restore -SW" in pair.sync(check=False).stdout
-    pair.project.git("restore", "-SW", pair.both[1])
+    if "staged" in state.split():
+        pair.project.git("add", *pair.both)
+    said = pair.sync(check=False).stdout
+    ways = re.search(r"if it is the \.py, type: (.+?); else: (.+?)\. Run", said).groups()
+    pair.project.python("-m", *shlex.split(ways[kept == "nb"]), check=True)
     pair.sync()
-    assert "second = 'py'" in pair.says()
+    assert f"second = '{kept}'" in pair.says()
+    assert pair.outputs()["third = 3"] == "run 1: third = 3\n"

@@ -206,6 +206,14 @@ def test_outputs_that_were_cleared_come_back_and_of_a_cell_that_ran_again_its_la
     assert shown(tmp_path, ("a", {}), ("c", {})) == ["", "of c"]
 
 
+def test_after_a_merge_a_cell_that_was_not_run_again_keeps_its_output(tmp_path):
+    older = remember(tmp_path, ("a", "of a", {}), ("b", "warning", {}))
+    ran = ("b", "", {"execution_count": 5})  # again, and gave nothing
+    remember(tmp_path, ("a", "", {}), ran, ("c", "of c", {}))
+    os.utime(older, (0, 0))
+    assert shown(tmp_path, ("a", {}), ("b", {}), ("merged", {})) == ["of a", "", ""]
+
+
 def test_a_cell_of_another_id_gets_no_output_of_one_that_says_the_same(tmp_path):
     remember(tmp_path, ("plot()", "of a", {"id": "a"}))
     assert shown(tmp_path, ("plot()", {"id": "b"})) == [""]

@@ -138,6 +138,19 @@ def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[
     return done.stdout, done.returncode > 0
 
 
+def latest(base: str, mine: str, wanted: str) -> str:
+    """Return the one of `mine` and `wanted` that only has new cells of both, beside the `base`'s.
+
+    With the older `base`, git might write such a cell twice. If both went on, it is the `base`.
+    """
+    ours, theirs, old = (re.split(r"\n+(?=# %%)", said.strip()) for said in (mine, wanted, base))
+    alike = [cell for cell in ours if cell in theirs] == [cell for cell in theirs if cell in ours]
+    for one, other, said in ((ours, theirs, mine), (theirs, ours, wanted)):
+        if alike and [cell for cell in one if cell in old] == old and {*one} - {*old} <= {*other}:
+            return said
+    return base
+
+
 def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) -> str | None:
     """Return what `script` and `notebook` in `root` last said alike, before they were edited.
 
@@ -167,6 +180,7 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
     )
     if left and (untouched or all(noted.get(key) == now[key] for key in ("moved", "commit"))):
         return text
-    results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in (committed, text)]
+    possible = [latest(base, *said) for base in (committed, text)]
+    results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in possible]
     sure = any(conflict for _, conflict in results) or results[0] == results[1]
     return committed if sure else None

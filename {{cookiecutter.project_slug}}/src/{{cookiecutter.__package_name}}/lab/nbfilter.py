@@ -142,7 +142,8 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
     nb = parse(data)
     if nb is None:
         return data
-    exact = _newest(folder, end=f"-{_name(data)}.json")  # of any path: it may have been renamed
+    whole = data.rstrip() + b"\n"  # less the line end that our merge driver adds
+    exact = _newest(folder, end=f"-{_name(whole)}.json")  # of any path: it may have been renamed
     exact.sort(key=lambda name: not os.path.basename(name).startswith(_name(path)))
     remembered: dict = {"metadata": {}, "cells": {}}
     own = _newest(folder, _name(path), ".json")
@@ -150,7 +151,8 @@ def smudge(folder: str, path: str, data: bytes) -> bytes:
         with open(name, encoding="utf-8", errors="surrogatepass") as file:
             memory = json.load(file)
         for key, cell in memory["cells"].items():
-            if cell["outputs"] and not remembered["cells"].get(key, cell)["outputs"]:
+            newer = remembered["cells"].get(key, cell)
+            if cell["outputs"] and not (newer["outputs"] or newer["execution_count"]):
                 del remembered["cells"][key]  # in a newer state it was not run
         remembered = {part: {**memory[part], **known} for part, known in remembered.items()}
     if not remembered["cells"]:

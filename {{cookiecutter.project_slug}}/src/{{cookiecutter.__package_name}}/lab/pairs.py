@@ -140,18 +140,14 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     if mine == wanted:
         return {}
     base = bases.merge_base(root, script, notebook, (mine, wanted))
+    from_py = f'jupytext --update --to ipynb "{name}.py"; else'
+    from_nb = f'jupytext --to py:percent "{name}.ipynb". Run changed cells again'
     if base is None:
         raise LabError(
             "the halves differ, and nothing tells which one was edited. Correct one of them; then, "
-            f'if you corrected the .py, type: jupytext --update --to ipynb "{name}.py"; else: '
-            f'jupytext --to py:percent "{name}.ipynb"'
+            f"if you corrected the .py, type: {from_py}: {from_nb}"
         )
-    # git may write twice what both halves have and the base has not; so if one alone went on since
-    ours, theirs, old = (re.split(r"\n+(?=# %%)", said.strip()) for said in (mine, wanted, base))
-    alike = [cell for cell in ours if cell in theirs] == [cell for cell in theirs if cell in ours]
-    for one, other, said in ((ours, theirs, mine), (theirs, ours, wanted)):
-        if alike and [cell for cell in one if cell in old] == old and {*one} - {*old} <= {*other}:
-            base = said
+    base = bases.latest(base, mine, wanted)
     merged, conflict = bases.merge(root, (script.name, "base", notebook.name), text, base, wanted)
     if base == mine and (conflict or normal(merged) != wanted):
         merged, conflict = wanted, False  # only a person's spacing stood in the way
@@ -160,8 +156,8 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
         return {notebook: data if normal(merged) == wanted else changed, script: merged.encode()}
     shown = "".join(re.findall(rf"(?s)<<<<<<< .*?>>>>>>> {re.escape(notebook.name)}\n", merged))
     raise LabError(
-        "both halves were changed in the same place; edit both until they agree, or undo one "
-        f'half (git restore -SW "{name}.py" or .ipynb), then lab sync:\n{shown}'
+        "both halves were changed in the same place; edit both until they agree, then: lab sync. "
+        f"Or keep one of them; if it is the .py, type: {from_py}: {from_nb}\n{shown}"
     )
 
 

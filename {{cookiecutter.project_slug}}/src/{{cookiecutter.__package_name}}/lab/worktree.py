@@ -37,9 +37,9 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
             raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
     for link in filter(Path.is_symlink, [*folder.rglob("*")]):  # to the recorded code, not today's
         to = link.readlink()
-        if to.is_relative_to(root) and (here := folder / to.relative_to(root)).exists():
+        if to.is_relative_to(root) and (here := folder / to.relative_to(root)).is_file():
             link.unlink()
-            link.symlink_to(here, here.is_dir())
+            link.symlink_to(here)
     for module in code.get("submodules", []):
         if not (folder / module["path"]).resolve().is_relative_to(folder.resolve()):
             raise LabError(f"submodule {module['path']!r} would be outside the project")
