@@ -1,5 +1,6 @@
 """Bakes projects and uses them as people do: by their commands, files and exit codes."""
 
+import importlib
 import os
 import shutil
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cookiecutter.main import cookiecutter
@@ -148,6 +150,18 @@ def trained(pristine, tmp_path_factory) -> Project:
     made = commit_all(Project(root))
     made.train("--epochs", "2", check=True)
     return made
+
+
+@pytest.fixture(scope="session")
+def research(pristine) -> SimpleNamespace:
+    """Import the modules that a researcher's notebook imports, into this process."""
+    sys.path.insert(0, str(pristine.root / "src"))
+    try:
+        names = ("batches", "config", "data", "models", "seeding")
+        found = [importlib.import_module(f"{pristine.package}.{name}") for name in names]
+    finally:
+        sys.path.pop(0)
+    return SimpleNamespace(root=pristine.root, **dict(zip(names, found, strict=True)))
 
 
 @pytest.fixture(scope="module")

@@ -129,7 +129,9 @@ def shown(kind, names):
     canvas.draw()
     return chart, np.asarray(canvas.buffer_rgba())[..., :3].astype(int)
 
-bars = shown("class_distribution", [str(number) for number in range(200)])[1]
+chart, bars = shown("class_distribution", [str(number) for number in range(200)])
+places, named = chart.axes[0].get_xticks(), chart.axes[0].get_xticklabels()
+assert [str(place) for place in places] == [text.get_text() for text in named], places
 blue = int((abs(bars - (0, 0x72, 0xB2)).sum(-1) < 60).sum())
 long = [f"species_{number}_of_the_northern_hemisphere" for number in range(10)]
 heights, overlaps = {}, {}
@@ -208,3 +210,76 @@ def test_class_names_in_chinese_are_drawn(pristine):
     )
     done = pristine.python("-W", "error", "-c", code)
     assert done.returncode == 0, done.stderr  # a missing letter is a warning
+
+
+def test_charts_name_and_place_what_is_in_the_record(trained):
+    code = """
+from types import SimpleNamespace
+names = ["ant", "bee", "cow", "dog"]
+labels = np.array([0, 0, 0, 0, 1, 1, 2, 2])  # no dog is tested
+scores = np.array([[.7, .1, .1, .1], [.6, .2, .1, .1], [.5, .1, .1, .3], [.05, .9, .03, .02],
+                   [.3, .4, .2, .1], [.1, .8, .1, 0], [.62, .1, .18, .1], [.1, .1, .7, .1]])
+images = np.arange(64, dtype=np.uint8).reshape(4, 4, 4, 1)
+rows = [{"epoch": n, "train_loss": 4 - n, "validation_loss": 5 - n, "train_accuracy": n / 10,
+         "validation_accuracy": n / 4, "learning_rate": n, "gradient_norm": n} for n in (1, 2, 3)]
+record = SimpleNamespace(
+    data={"class_names": names, "class_counts": {
+        "train": [30, 10, 20, 10], "validation": [3, 1, 2, 1], "test": [4, 2, 2, 0]}},
+    samples={"images": images, "augmented": images + 100, "normalised": images / 16 - 2.0,
+             "labels": np.array([2, 0, 1, 3])},
+    predictions={"labels": labels, "probabilities": scores, "wrong_index": np.array([3, 6]),
+                 "wrong_images": images[:2]},
+    metrics=rows, result={"best_epoch": 2, "epochs": 3})
+charts = [getattr(figures, kind)(record) for kind in kinds]
+bars, sheet, curves, norm, matrix, roc, mistakes = (chart.axes for chart in charts)
+titles = [chart.title for chart in charts]
+words = [chart.caption for chart in charts]
+
+def axis_names(axes):
+    return axes.get_xlabel(), axes.get_ylabel()
+
+def values(axes):
+    return {line.get_label(): line.get_ydata().tolist() for line in axes.get_lines()
+            if line.get_marker() == "."}
+
+assert titles[0].startswith("The largest class is 3.00 times the smallest"), titles
+assert "70 train, 7 validation, 8 test" in words[0], words
+places = [[round(bar.get_center()[0], 2) for bar in kind] for kind in bars[0].containers]
+assert places == [[n + shift for n in range(4)] for shift in (-.27, 0, .27)], places
+assert [bar.get_height() for bar in bars[0].containers[0]] == [30, 10, 20, 10]
+assert axis_names(bars[0]) == ("class", "samples")
+assert [axes.get_title() for axes in sheet] == ["cow", "ant", "bee", "dog", *[""] * 8]
+assert [axes.get_ylabel() for axes in sheet[::4]] == ["stored", "augmented", "normalised"]
+drawn = [axes.get_images()[0].get_array() for axes in sheet]
+for row, shown in enumerate((images / 255, (images + 100) / 255, images / 63)):
+    for column in range(4):
+        assert np.allclose(drawn[4 * row + column], shown[column, ..., 0]), (row, column)
+assert titles[2].startswith("Epoch 2 of 3 is chosen: 50.00%"), titles
+assert values(curves[0]) == {"train": [3, 2, 1], "validation": [4, 3, 2]}
+assert list(values(curves[1]).values()) == [[.1, .2, .3], [.25, .5, .75]]
+assert [axes.get_lines()[-1].get_xdata() for axes in curves] == [[2, 2]] * 3
+assert "between 1 and 3" in titles[3], titles
+assert titles[4].startswith("6 of 8 "), titles
+assert "75.00% are right" in words[4], words  # 3 of 4, 2 of 2, 1 of 2
+counts = {text.get_position(): int(text.get_text()) for text in matrix[0].texts}
+assert counts == {(0, 0): 3, (1, 0): 1, (1, 1): 2, (0, 2): 1, (2, 2): 1}, counts  # said, true
+shares = matrix[0].get_images()[0].get_array()
+assert shares[0].tolist() == [.75, .25, 0, 0] and shares[3].tolist() == [0] * 4, shares
+assert axis_names(matrix[0]) == ("predicted class", "true class")
+
+def area(truth, scores):
+    won = np.sign(scores[truth][:, None] - scores[~truth]) / 2 + 0.5
+    return won.mean()
+
+areas = {n: area(labels == n, scores[:, n]) for n in range(3)}
+said = [text.get_text() for text in roc[0].get_legend().get_texts()]
+assert said == [*(f"{names[n]}: {areas[n]:.4f}" for n in areas), "micro average"], said
+assert titles[5].endswith(f" {min(areas.values()):.4f}"), titles
+assert f"{area(labels[:, None] == range(4), scores):.4f}" in words[5], words
+assert axis_names(roc[0]) == ("false positive rate", "true positive rate")
+assert [axes.get_title() for axes in mistakes[:2]] == [
+    "true ant\\nsaid bee (90%)", "true cow\\nsaid ant (62%)"]
+assert np.allclose(mistakes[1].get_images()[0].get_array(), images[1, ..., 0] / 255)
+print(json.dumps("as recorded"))
+"""
+    assert draw(trained, code) == "as recorded"

@@ -2,12 +2,14 @@
 
 import json
 import re
+import shutil
 import sys
 import time
 from pathlib import Path
 
 import pytest
 import slurm_cluster
+from conftest import Project
 
 pytestmark = [
     pytest.mark.slurm,
@@ -314,3 +316,27 @@ def test_what_cannot_be_submitted_is_refused(slurm, lab):
     done = lab.lab("submit", "--", "--epochs", "1", env=bare)
     assert done.returncode == 2
     assert "no sbatch" in done.stderr
+
+
+def test_each_line_and_each_value_of_a_range_is_a_job_of_this_project_alone(slurm, lab):
+    lines = lab.root / "lines.txt"
+    lines.write_text("--model resnet18 # slower\n\n--model simple_cnn --seed=8..9\n")
+    held = ("submit", "--sbatch=--hold", "--sbatch=--cpus-per-task=1")
+    done = lab.ask(*held, "--lines", lines, "--", "--epochs", "2..3", check=True)
+    (job,) = set(re.findall(r"(?m)^job (\d+)_", done.stdout))
+    assert [line for line in done.stdout.splitlines() if line.startswith("job")] == [
+        f"job {job}_1: train.py --epochs 2 --model resnet18",
+        f"job {job}_2: train.py --epochs 3 --model resnet18",
+        f"job {job}_3: train.py --epochs 2 --model simple_cnn --seed=8",
+        f"job {job}_4: train.py --epochs 2 --model simple_cnn --seed=9",
+        f"job {job}_5: train.py --epochs 3 --model simple_cnn --seed=8",
+        f"job {job}_6: train.py --epochs 3 --model simple_cnn --seed=9",
+    ]
+    other = Project(lab.root.with_name(f"{lab.root.name}-2"))
+    shutil.copytree(lab.root, other.root, symlinks=True)
+    other.ask = lambda *arguments, **options: other.lab(*arguments, env=slurm.env, **options)
+    other.ask(*held, "--", "--epochs", "1", check=True)
+    assert states(lab) == {f"job {job}_{number}": "queued" for number in range(1, 7)}
+    assert list(states(other).values()) == ["queued"]
+    lines.write_text("--model resnet18\n--resume=latest\n")
+    assert "--resume cannot be submitted" in lab.ask("submit", "--lines", lines).stderr

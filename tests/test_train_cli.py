@@ -4,10 +4,12 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import Project, commit_all
-from training import script
+from training import assert_last_row_is_of_the_checkpoint, script
 
 pytestmark = pytest.mark.torch
 
@@ -40,6 +42,50 @@ def test_a_run_leaves_every_file_of_the_record(trained):
     assert data["sizes"] == {"train": 1294, "validation": 144, "test": 359}
 
 
+def test_the_numbers_of_a_record_are_those_of_its_predictions(trained):
+    (run,) = trained.runs()
+    result = json.loads((run / "result.json").read_text())
+    with np.load(run / "predictions.npz") as stored:
+        found = dict(stored)
+    labels, scores = found["labels"], found["probabilities"]
+    assert np.abs(scores.sum(1) - 1).max() < 1e-5
+    assert result["test_accuracy"] == pytest.approx((scores.argmax(1) == labels).mean())
+    losses = -np.log(scores[np.arange(len(labels)), labels])
+    assert result["test_loss"] == pytest.approx(losses.mean(), rel=1e-3)
+    wrong = np.flatnonzero(scores.argmax(1) != labels)
+    surest = wrong[np.argsort(-scores.max(1)[wrong], kind="stable")][:16]
+    assert found["wrong_index"].tolist() == surest.tolist()
+    with np.load(next(trained.root.glob("src/*/digits.npz"))) as stored:
+        digits = {(image.tobytes(), label) for image, label in zip(stored["images"] * 15, stored["labels"], strict=True)}  # fmt: skip
+    for index, image in zip(surest, found["wrong_images"], strict=True):
+        assert (image.tobytes(), labels[index]) in digits
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert 0.3 < rows[0]["train_accuracy"] < rows[1]["train_accuracy"] < 1
+    assert rows[0]["train_loss"] > rows[1]["train_loss"]
+    assert rows[1]["learning_rate"] < 1e-6  # a cycle's end
+    assert result["seconds"] == pytest.approx(sum(row["seconds"] for row in rows))
+
+
+def test_the_validation_of_the_last_row_is_that_of_the_last_weights(trained, research):
+    assert_last_row_is_of_the_checkpoint(research, trained.runs()[0])
+
+
+def test_a_value_of_a_run_that_the_config_lost_is_named(research):
+    with pytest.raises(research.config.UserError, match="Config lacks clip, which the run has"):
+        research.config.take_recorded([], {"seed": 1, "clip": 5.0}, research.root)
+
+
+def test_a_run_goes_on_on_its_own_device_where_any_is_allowed(research):
+    given, recorded = ["--device", "auto"], {"device": "cpu"}
+    config, _ = research.config.take_recorded(given, recorded, research.root)
+    assert config.device == "cpu"
+
+
+def test_a_path_behind_an_equals_sign_knows_the_home_as_a_shell_does(research):
+    _, options = research.config.parse_arguments(["--data-dir=~/images"])
+    assert options.data_dir == Path.home() / "images"
+
+
 def test_the_weights_hash_is_of_the_checkpoint_and_best_of_best(trained):
     code = f"""
 import json, sys, torch
@@ -60,14 +106,49 @@ assert weights_sha256(dict(a=one)) not in map(weights_sha256, others)
     trained.python("-c", code, trained.runs()[0], check=True)
 
 
-def test_main_can_be_imported_and_returns_record_and_model(repository):
+def test_main_can_be_imported_and_gives_what_a_plain_loop_does_whatever_reading_the_data_draws(
+    repository,
+):
     code = """
-import train
-record, model = train.main(["--epochs", "1", "--seed", "3"])
+import random, numpy, torch, train
+argv = ["--epochs", "1", "--seed", "3"]
+record, model = train.main(argv)
 assert record.state == "finished" and record.config["seed"] == 3, record
 assert record.result["weights_sha256"] == train.records.weights_sha256(model.state_dict())
+assert torch.are_deterministic_algorithms_enabled() and torch.get_num_threads() == 1
+drawn, load = [], train.load_splits
+def load_splits(*arguments):
+    drawn.append((random.random(), numpy.random.rand(), torch.rand(1).item()))
+    return load(*arguments)
+train.load_splits = load_splits
+for seed in range(2):
+    random.seed(seed), numpy.random.seed(seed), torch.manual_seed(seed)
+    again, _ = train.main(argv)
+    assert again.result["weights_sha256"] == record.result["weights_sha256"]
+assert drawn[0] == drawn[1], drawn
+
+config, options = train.configuration.parse_arguments(argv)
+splits, sums = load(config, options), torch.zeros(3)
+train.seeding.seed_everything(3)
+plain = train.build_model(config, splits.input_shape, 10)
+optimizer = torch.optim.AdamW(plain.parameters(), 0.01, weight_decay=0.01, fused=True)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, 21)
+batches = train.TrainingBatches(splits, config, train.join_world("cpu"), 0)
+for images, labels in batches.epoch(train.seeding.generator(3, train.DATA, 0)):
+    logits = plain(images)
+    loss = torch.nn.functional.cross_entropy(logits, labels)
+    plain.zero_grad()
+    loss.backward()
+    norm = torch.cat([value.grad.flatten() for value in plain.parameters()]).norm()
+    optimizer.step()
+    schedule.step()
+    sums += torch.stack([loss.detach(), (logits.argmax(1) == labels).float().mean(), norm])
+assert train.records.weights_sha256(plain.state_dict()) == record.result["weights_sha256"]
+(row,) = record.metrics
+said = torch.tensor([row["train_loss"], row["train_accuracy"], row["gradient_norm"]])
+torch.testing.assert_close(said, sums / 20)
 """
-    repository.python("-c", code, check=True)
+    repository.python("-c", code, check=True, env={"OMP_NUM_THREADS": "2"})
 
 
 def test_paths_are_found_from_the_project_and_not_from_the_working_folder(repository, tmp_path):
@@ -84,6 +165,16 @@ BAD = {
     ("--learning-rate", "inf"): ["--learning-rate inf"],
     ("--weight-decay", "inf"): ["--weight-decay inf"],
     ("--resume", ""): ["no run ''"],
+    ("--batch-size", "0"): ["--batch-size 0", "1 or more"],
+    ("--threads", "0"): ["--threads 0", "1 or more"],
+    ("--image-size", "7"): ["--image-size 7", "8 or more"],
+    ("--workers", "-1"): ["--workers -1", "0 or more"],
+    ("--weight-decay", "-0.1"): ["--weight-decay -0.1", "0 or more"],
+    ("--seed", "-1"): ["--seed -1", "0 or more"],
+    ("--split-seed", "-1"): ["--split-seed -1", "0 or more"],
+    ("--stop-after-epochs", "0"): ["--stop-after-epochs 0", "1 or more"],
+    ("--checkpoint-minutes", "-1"): ["--checkpoint-minutes -1", "0 or more"],
+    ("--memory-limit-mb", "-1"): ["--memory-limit-mb -1", "0 or more"],
     ("--batch-size", "4000"): ["--batch-size 4000", "1294 training images"],
     ("--dataset", "folder", "--data-dir", "/nowhere"): ["/nowhere is no folder", "train/<class>"],
     ("--device", "cuda"): ["--device cuda", "finds none"],

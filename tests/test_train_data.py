@@ -101,8 +101,10 @@ assert run(again) == 0, open("../output.txt").read()
     assert whole == cut
 
 
-@pytest.mark.parametrize("after", [0.0, 0.05, 0.1, 0.2])
-def test_a_signal_to_the_workers_too_still_saves(repository, after):
+@pytest.mark.parametrize(
+    ("after", "name"), [(0.0, "SIGINT"), (0.05, "SIGTERM"), (0.1, "SIGUSR1"), (0.2, "SIGHUP")]
+)
+def test_a_signal_to_the_workers_too_still_saves(repository, after, name):
     """Slurm and `timeout` signal every process of a job, those that read images as well."""
     write_folder(repository.root / "data")
     process = subprocess.Popen(
@@ -115,9 +117,10 @@ def test_a_signal_to_the_workers_too_still_saves(repository, after):
         if line.startswith("epoch 1 "):
             break
     time.sleep(after)  # the next epoch's workers start, or are at work
-    os.killpg(process.pid, signal.SIGTERM)
+    number = getattr(signal, name)
+    os.killpg(process.pid, number)
     said = process.stdout.read()
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM, said
+    assert process.wait(timeout=60) == 128 + number, said
     assert "stopped by a signal" in said
     assert "Traceback" not in said
 
@@ -125,8 +128,13 @@ def test_a_signal_to_the_workers_too_still_saves(repository, after):
 def test_a_training_that_fails_ends_its_workers_and_itself(repository):
     write_folder(repository.root / "data")
     train = repository.root / "train.py"
-    failing = "            progress.step += 1\n            1 / (2 - progress.step)\n"
-    train.write_text(train.read_text().replace("            progress.step += 1\n", failing))
+    text, loop = train.read_text(), "        for images, labels in self.batches.epoch("
+    start = text.index(loop)
+    end = text.index("\n", start)
+    # a name for the batches keeps them, and their workers, in the traceback
+    kept = text[start:end].replace("for images, labels in", "batches =").rstrip(":")
+    kept += "\n        for images, labels in batches:\n            1 / (1 - progress.step)"
+    train.write_text(text[:start] + kept + text[end:])
     done = repository.train(*FOLDER, "--memory-limit-mb", "0", timeout=100)
     assert done.returncode == 1
     assert "ZeroDivisionError" in done.stderr
@@ -250,7 +258,6 @@ def test_grey_images_of_16_bits_keep_their_range(repository):
     code = f"""
 import numpy as np
 from pathlib import Path
-from PIL import Image
 from {repository.package}.data import _read_image
 ramp = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
 Image.fromarray(ramp).save("ramp.png")

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from training import outcome
+from training import assert_last_row_is_of_the_checkpoint, outcome
 
 pytestmark = [pytest.mark.torch, pytest.mark.slow]
 
@@ -32,7 +32,9 @@ def torchrun(project, *arguments, wait=True, before=()):
     )  # fmt: skip
 
 
-def test_two_processes_give_the_same_bits_again_also_when_stopped_in_mid_epoch(repository):
+def test_two_processes_give_the_same_bits_again_also_when_stopped_in_mid_epoch(
+    repository, research
+):
     first = torchrun(repository, "--epochs", "6")
     assert first.returncode == 0, first.stderr
     assert first.stdout.count("test accuracy") == 1  # rank 0 alone records
@@ -49,6 +51,10 @@ def test_two_processes_give_the_same_bits_again_also_when_stopped_in_mid_epoch(r
     assert int(where[1]) >= 2
     whole, cut = map(outcome, repository.runs())
     assert whole == cut
+    state = assert_last_row_is_of_the_checkpoint(research, repository.runs()[0])
+    assert state["model"]["1.num_batches_tracked"] == 6 * 20  # batch norm saw nothing else
+    first, second = (states["torch"].tolist() for states in state["generators"])
+    assert first != second  # each has dropout of its own
 
 
 COUNTED = """

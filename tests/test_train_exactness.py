@@ -86,10 +86,11 @@ def test_every_data_set_and_bf16_give_the_same_bits_again(repository, dataset):
 
 ORDER = """
 import hashlib, json
-seen = []
+seen, seeds = [], []
 original = train.TrainingBatches.epoch
-def epoch(self, *arguments):
-    for images, labels in original(self, *arguments):
+def epoch(self, generator, *arguments):
+    seeds.extend([generator.initial_seed(), train.torch.initial_seed()])
+    for images, labels in original(self, generator, *arguments):
         seen.append(hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest())
         yield images, labels
 train.TrainingBatches.epoch = epoch
@@ -98,7 +99,7 @@ def test(self):
     finished(self)
     name = self.options.runs_dir.name + ".json"
     with open(name, "w") as file:
-        json.dump({"seen": seen, "test": self.splits.test.pixels.sum().item(),
+        json.dump({"seen": seen, "seeds": seeds, "test": self.splits.test.pixels.sum().item(),
                    "validation": self.splits.validation.pixels.sum().item()}, file)
 train.Training.test = test
 """
@@ -119,6 +120,8 @@ def test_model_options_do_not_move_the_batches_and_batch_size_does_not_move_the_
     )
     assert first["seen"] == model["seen"] == rate["seen"]
     assert first["seen"] != seed["seen"]
+    assert len(set(first["seen"])) == 40  # two epochs
+    assert len({*first["seeds"], *seed["seeds"]}) == 8  # order and dropout, of two seeds and epochs
     for name in ("test", "validation"):
         assert first[name] == batch[name] == seed[name]
 
@@ -140,43 +143,81 @@ def add_randomness(project) -> None:
     train.write_text(text.replace("            with self.amp:\n", noise, 1))
 
 
-def test_dropout_and_the_global_generators_go_on_within_an_epoch(repository):
+def test_dropout_the_global_generators_and_the_clock_go_on_within_an_epoch(repository):
     add_randomness(repository)
     body = """
-stop_at = '''
+clock = '''
+from types import SimpleNamespace
+seconds, cut = [0], False
+train.time = SimpleNamespace(perf_counter=lambda: seconds[0])
 original = train.Training.save_if_asked
 def save_if_asked(self, started):
-    if self.progress.epoch == 1 and self.progress.step == 7:
+    seconds[0] += 1  # each step takes one
+    if cut and self.progress.epoch == 1 and self.progress.step == 7:
         os.kill(os.getpid(), signal.SIGTERM)
     original(self, started)
 train.Training.save_if_asked = save_if_asked
 '''
-assert run(["--epochs", "3", "--runs-dir", "whole"]) == 0
+stop_at = clock.replace("False", "True")
+assert run(["--epochs", "3", "--runs-dir", "whole"], clock) == 0
 assert run(["--epochs", "3", "--runs-dir", "cut"], stop_at) == 143
-assert run(["--resume", "latest", "--runs-dir", "cut", "--stop-after-epochs", "1"]) == 0  # is past
-assert run(["--resume", "latest", "--runs-dir", "cut"]) == 0, open("../output.txt").read()
+again = ["--resume", "latest", "--runs-dir", "cut"]
+assert run([*again, "--stop-after-epochs", "1"], clock) == 0  # is past
+assert "goes on at epoch 2, step 7" in open("../output.txt").read()
+assert run(again, clock) == 0, open("../output.txt").read()
 """
     script(repository, body)
-    whole, cut = (outcome(next((repository.root / name).glob("2*"))) for name in ("whole", "cut"))
+    runs = [next((repository.root / name).glob("2*")) for name in ("whole", "cut")]
+    whole, cut = map(outcome, runs)
     assert whole == cut
+    for run in runs:
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        assert [row["seconds"] for row in rows] == [20, 20, 20]
+        assert json.loads((run / "result.json").read_text())["seconds"] == 60
 
 
 LOGITS = """
 real = train.build_model
-def build_model(*arguments):
-    model = real(*arguments)
-    model[-1].register_forward_hook(lambda module, _, logits: logits * 1000)
+def build_model(config, *arguments):
+    model = real(config, *arguments)
+    if config.seed == 42:
+        model[-1].register_forward_hook(lambda module, _, logits: logits * 1000)
     return model
 train.build_model = build_model
 """
+LOSSES = """
+seen, evaluated, tested = [], train.Training.evaluate, train.Training.test
+def evaluate(self, split):
+    loss, accuracy, log_probs = evaluated(self, split)
+    seen.append(train.records.weights_sha256(self.model.state_dict()))
+    if self.config.seed == 42 or split is self.splits.test:
+        return loss, accuracy, log_probs
+    losses = train.torch.tensor([0.7, 1.3]).repeat(len(split) // 2)  # a standard error of 0.3 / 12
+    log_probs = -losses[:, None].expand(-1, 10)
+    return [1.0, 0.5, 0.52, 0.53, 0.9][len(seen) - 1], accuracy, log_probs
+def test(self):
+    tested(self)
+    with open("weights.txt", "w") as file:
+        print(*seen, train.records.weights_sha256(self.model.state_dict()), file=file)
+train.Training.evaluate, train.Training.test = evaluate, test
+"""
 
 
-def test_probabilities_that_round_to_zero_do_not_stop_the_choice_of_the_best_epoch(repository):
-    (run,) = outcomes(repository, ["--epochs", "3"], before=LOGITS)
-    losses = [row["validation_loss"] for row in run["metrics"]]
+def test_the_last_epoch_within_one_standard_error_is_tested_and_ties_and_zeros_stop_no_choice(
+    repository,
+):
+    rounded, chosen = outcomes(
+        repository, ["--epochs", "3"], ["--epochs", "5", "--seed", "1"], before=LOGITS + LOSSES
+    )
+    losses = [row["validation_loss"] for row in rounded["metrics"]]
     best = min(losses)
     assert best > 0.1  # some image's class has a probability of 0 in float32
-    assert run["result"]["best_epoch"] >= 1 + losses.index(best)
+    assert rounded["result"]["best_epoch"] >= 1 + losses.index(best)
+    *epochs, test, left = (repository.root / "weights.txt").read_text().split()
+    assert len(set(epochs)) == 5
+    assert chosen["result"]["best_epoch"] == 3
+    assert chosen["result"]["best_weights_sha256"] == test == epochs[2]
+    assert chosen["result"]["weights_sha256"] == left == epochs[4]
 
 
 @pytest.mark.slow

@@ -74,3 +74,24 @@ for number, argv in enumerate(argvs):
     script(project, body, argvs=argvs, before=before)
     folders = [project.root / "compared" / str(number) for number in range(len(argvs))]
     return [outcome(next(folder.glob("2*"))) for folder in folders]
+
+
+def assert_last_row_is_of_the_checkpoint(research, run: Path) -> dict:
+    """Validate the last weights of a run on the digits again; return its last checkpoint."""
+    import torch
+
+    row = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    config, options = research.config.parse_arguments([])
+    splits = research.data.load_splits(config, options)
+    model = research.models.build_model(config, splits.input_shape, 10).eval()
+    model.load_state_dict(state["model"])
+    pixels, labels = splits.validation.pixels, splits.validation.labels
+    with torch.inference_mode():
+        logits = model(research.batches.normalise(pixels, *splits.statistics))
+    loss = torch.nn.functional.cross_entropy(logits, labels).item()
+    assert abs(row["validation_loss"] - loss) < 1e-5, (row, loss)
+    accuracy = (logits.argmax(1) == labels).float().mean().item()
+    assert abs(row["validation_accuracy"] - accuracy) < 1e-6, (row, accuracy)
+    assert 0 < row["train_accuracy"] <= 1
+    return state

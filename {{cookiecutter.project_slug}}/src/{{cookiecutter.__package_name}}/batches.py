@@ -115,13 +115,12 @@ class TrainingBatches:
             return
         size = order.shape[1]
         together = max(1, CHUNK // (size * self.crops[0, 0, 0].numel()))
-        for start in range(first_step - first_step % together, steps, together):
+        for start in range(first_step, steps, together):
             index = order[start : start + together].flatten().to(device)
             change = changes[start : start + together].flatten(0, 1)
             pixels = _crop_and_flip(self.crops, index, change, self.flip)
             images, labels = normalise(pixels, *self.statistics), self.split.labels[index]
-            parts = zip(images.split(size), labels.split(size), strict=True)
-            yield from list(parts)[max(0, first_step - start) :]
+            yield from zip(images.split(size), labels.split(size), strict=True)
 
 
 def evaluation_batches(splits: Any, split: Any, world: Any, workers: int) -> Iterator[Tensor]:

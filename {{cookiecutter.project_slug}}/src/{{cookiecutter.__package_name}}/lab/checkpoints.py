@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -93,7 +94,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
                     raise zipfile.BadZipFile("a checksum differs")
             # weights_only: a file from a stranger runs no code
             return torch.load(path, map_location="cpu", weights_only=True)
-        except DAMAGED as error:
+        except (*DAMAGED, pickle.UnpicklingError) as error:  # a stranger's
             reason = (str(error) or repr(error)).splitlines()[0]
             print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
     return None
