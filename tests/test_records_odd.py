@@ -143,10 +143,11 @@ def test_a_file_that_git_was_told_to_leave_alone_and_that_is_gone_stays_gone(rep
     assert not (tmp_path / "out" / "tree" / "LICENSE").exists()
 
 
-def test_an_absolute_link_within_the_project_leads_to_the_recorded_file(bare):  # noqa: F811
-    for name in ("3", "4"):
-        (bare.root / name).write_text(name)
-    (bare.root / "current").symlink_to(bare.root / "3")
+def test_an_absolute_link_within_the_project_leads_to_the_recorded_file(bare, tmp_path):  # noqa: F811
+    (bare.root / "3").write_text("3")
+    (tmp_path / "home").symlink_to(tmp_path, target_is_directory=True)
+    (bare.root / "current").symlink_to(tmp_path / "home" / bare.root.name / "3")
+    (bare.root / "conf").symlink_to("conf")  # by mistake
     train(bare, loss="float(Path(ROOT, 'current').read_text())")
     (bare.root / "3").write_text("5")
     assert verify(bare)[1]["verdict"] == "identical"

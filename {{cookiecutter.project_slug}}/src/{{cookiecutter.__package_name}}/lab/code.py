@@ -202,7 +202,7 @@ def _surroundings(root: Path, env: dict) -> tuple[list[dict], list[dict]]:
     submodules = [path for path in clones if Path(root, path, ".git").exists()]
     found, listed = [], []
     for path in links:
-        target = (root / path).resolve()
+        target = Path(os.path.realpath(root / path))  # resolve() fails for a link to itself
         if target.is_file() and str(target) not in tracked:
             listed.append(listing(root, path, BEHIND))
         elif target.is_dir() and not target.is_relative_to(root):

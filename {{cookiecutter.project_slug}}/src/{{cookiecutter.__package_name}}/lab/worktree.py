@@ -36,7 +36,8 @@ def restore(root: Path, code: dict[str, Any], patch: bytes, folder: Path) -> Non
             reason = " ".join(done.stderr.decode("utf-8", "replace").split())
             raise LabError(f"code.patch does not apply to {base[:12]} ({reason}); is it damaged?")
     for link in filter(Path.is_symlink, [*folder.rglob("*")]):  # to the recorded code, not today's
-        to = link.readlink()
+        to = link.parent / link.readlink()
+        to = Path(os.path.realpath(to.parent), to.name)  # the home may be a link, too
         if to.is_relative_to(root) and (here := folder / to.relative_to(root)).is_file():
             link.unlink()
             link.symlink_to(here)
