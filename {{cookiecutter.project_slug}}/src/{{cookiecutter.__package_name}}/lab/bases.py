@@ -139,9 +139,10 @@ def merge(root: Path, names: tuple, ours: str, base: str, theirs: str) -> tuple[
 
 
 def latest(base: str, mine: str, wanted: str) -> str:
-    """Return the one of `mine` and `wanted` that only has new cells of both, beside the `base`'s.
+    """Return what both halves said last: `mine` or `wanted`, if the other alone was edited since.
 
-    With the older `base`, git might write such a cell twice. If both went on, it is the `base`.
+    All that such a half has beside the cells of the `base`, the other has too: Jupyter saved them
+    in both. Against the `base` git might write them twice. If both were edited, it is the `base`.
     """
     ours, theirs, old = (re.split(r"\n+(?=# %%)", said.strip()) for said in (mine, wanted, base))
     alike = [cell for cell in ours if cell in theirs] == [cell for cell in theirs if cell in ours]

@@ -140,12 +140,12 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     if mine == wanted:
         return {}
     base = bases.merge_base(root, script, notebook, (mine, wanted))
-    from_py = f'jupytext --update --to ipynb "{name}.py"; else'
-    from_nb = f'jupytext --to py:percent "{name}.ipynb". Run changed cells again'
+    ways = f'type: jupytext --update --to ipynb "{name}.py"; else: '
+    ways += f'jupytext --to py:percent "{name}.ipynb". Run changed cells again'
     if base is None:
         raise LabError(
             "the halves differ, and nothing tells which one was edited. Correct one of them; then, "
-            f"if you corrected the .py, type: {from_py}: {from_nb}"
+            f"if you corrected the .py, {ways}"
         )
     base = bases.latest(base, mine, wanted)
     merged, conflict = bases.merge(root, (script.name, "base", notebook.name), text, base, wanted)
@@ -157,7 +157,7 @@ def _plan(root: Path, halves: dict[Path, bytes | None]) -> dict[Path, bytes]:
     shown = "".join(re.findall(rf"(?s)<<<<<<< .*?>>>>>>> {re.escape(notebook.name)}\n", merged))
     raise LabError(
         "both halves were changed in the same place; edit both until they agree, then: lab sync. "
-        f"Or keep one of them; if it is the .py, type: {from_py}: {from_nb}\n{shown}"
+        f"Or keep one of them; if it is the .py, {ways}:\n{shown}"
     )
 
 
