@@ -258,6 +258,7 @@ def test_grey_images_of_16_bits_keep_their_range(repository):
     code = f"""
 import numpy as np
 from pathlib import Path
+from PIL import Image
 from {repository.package}.data import _read_image
 ramp = np.linspace(0, 65535, 4096).reshape(64, 64).astype(np.uint16)
 Image.fromarray(ramp).save("ramp.png")
