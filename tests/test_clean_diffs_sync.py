@@ -394,6 +394,7 @@ def test_what_git_cannot_merge_is_said_in_its_words(pair):
     assert "git merge-file failed" in refused.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edited", ["py", "nb", "gone"])
 def test_a_cell_that_jupyter_saved_in_both_halves_is_not_written_twice(pair, edited):
     pair.edit_py("third = 3\n", "third = 3\n\n# %%\nnew = 1\n")
@@ -411,6 +412,7 @@ def test_a_cell_that_jupyter_saved_in_both_halves_is_not_written_twice(pair, edi
     assert pair.says()[4:-1] == [*third, "new = 1"]
 
 
+@pytest.mark.slow
 def test_a_cell_moved_in_one_half_and_edited_in_the_other_loses_neither(pair):
     nb = pair.read()
     nb["cells"].insert(1, nb["cells"].pop(4))  # `third = 3`
@@ -424,6 +426,7 @@ def test_a_cell_moved_in_one_half_and_edited_in_the_other_loses_neither(pair):
         assert pair.says()[1].startswith("third")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [False, True])
 @pytest.mark.parametrize("half", ["py", "nb"])
 def test_a_new_cell_deleted_after_a_stash_does_not_come_back_without_a_word(pair, half, more):
@@ -444,6 +447,7 @@ def test_a_new_cell_deleted_after_a_stash_does_not_come_back_without_a_word(pair
     assert done.returncode == 1 or not any("extra" in said for said in pair.says())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["py", "nb"])
 @pytest.mark.parametrize("state", ["unstaged", "staged", "new", "new and staged"])
 def test_the_way_out_of_edits_of_one_place_works_in_every_state(pair, state, kept):
