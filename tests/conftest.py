@@ -66,6 +66,14 @@ class Project:
             assert done.returncode == 0, f"{argv}\n{done.stdout}\n{done.stderr}"
         return done
 
+    def module(self, name: str):
+        """Import a module of its package into this process, which spares half a second."""
+        sys.path.insert(0, str(self.root / "src"))
+        try:
+            return importlib.import_module(f"{self.package}.{name}")
+        finally:
+            sys.path.pop(0)
+
     def python(self, *arguments, **options):
         """Run python."""
         return self.run(sys.executable, *arguments, **options)
@@ -155,13 +163,8 @@ def trained(pristine, tmp_path_factory) -> Project:
 @pytest.fixture(scope="session")
 def research(pristine) -> SimpleNamespace:
     """Import the modules that a researcher's notebook imports, into this process."""
-    sys.path.insert(0, str(pristine.root / "src"))
-    try:
-        names = ("batches", "config", "data", "models", "seeding")
-        found = [importlib.import_module(f"{pristine.package}.{name}") for name in names]
-    finally:
-        sys.path.pop(0)
-    return SimpleNamespace(root=pristine.root, **dict(zip(names, found, strict=True)))
+    names = ("batches", "config", "data", "models", "seeding")
+    return SimpleNamespace(root=pristine.root, **{name: pristine.module(name) for name in names})
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Pairs of notebooks for the tests of clean diffs: make them, run them, edit either half."""
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -38,18 +37,9 @@ def percent(cells):
 CELLS = [["# Title"], "first = 1", "second = 2", ["Some prose."], "third = 3", "print(first)"]
 
 
-def imported(project, name):
-    """Import a module of `lab` into this process, which spares half a second."""
-    sys.path.insert(0, str(project.root / "src"))
-    try:
-        return importlib.import_module(f"{project.package}.lab.{name}")
-    finally:
-        sys.path.pop(0)
-
-
 def lab(project, *arguments, cwd=None):
     """Run `lab` in this process, which spares a second of imports; returns what a process would."""
-    cli = imported(project, "cli")
+    cli = project.module("lab.cli")
     out, err = io.StringIO(), io.StringIO()
     with (
         contextlib.chdir(cwd or project.root),
@@ -102,6 +92,14 @@ class Pair:
         nb["metadata"]["language_info"] = {"name": "python", "version": "3.11.7"}
         self.write(nb)
         return self.outputs()
+
+    def clear(self, word):
+        """Clear the outputs of the cells that hold a word, as Jupyter does."""
+        nb = self.read()
+        for cell in nb["cells"]:
+            if word in "".join(cell["source"]):
+                cell.update(outputs=[], execution_count=None)
+        self.write(nb)
 
     def outputs(self):
         """Map each code cell's source to the text of its outputs."""

@@ -134,11 +134,7 @@ def test_what_was_cleared_stays_cleared_when_the_code_above_it_changed(pair, awa
     pair.edit_nb("first = 1", "first = 11")
     pair.sync()
     pair.execute("run 2")
-    nb = pair.read()
-    for cell in nb["cells"]:
-        if "print" in "".join(cell["source"]):
-            cell.update(outputs=[], execution_count=None)
-    pair.write(nb)
+    pair.clear("print")
     if away == "stash":
         pair.project.git("stash", "-q")
         pair.project.git("stash", "pop", "-q")
@@ -286,9 +282,7 @@ def test_a_conflict_shows_what_was_on_disk_before_it(pair):
     pair.edit_py("second = 2", "second = 'ours'")
     pair.sync()
     pair.execute("run 2")
-    nb = pair.read()
-    nb["cells"][-1].update(outputs=[], execution_count=None)  # cleared
-    pair.write(nb)
+    pair.clear("print")
     commit(pair.project, add=["notebooks"])
     made = pair.outputs()
     assert pair.project.git("merge", "branch", check=False).returncode
@@ -298,11 +292,7 @@ def test_a_conflict_shows_what_was_on_disk_before_it(pair):
 def test_outputs_outlive_a_rebase_onto_a_branch_on_which_fewer_cells_ran(pair):
     pair.project.git("switch", "-q", "-c", "branch")
     edit(pair, "second = 2", "second = 22")
-    nb = pair.read()
-    for cell in nb["cells"]:
-        if "third" in "".join(cell["source"]):
-            cell.update(outputs=[], execution_count=None)
-    pair.write(nb)
+    pair.clear("third")
     pair.project.git("add", "-A")
     pair.project.git("switch", "-q", "main")
     edit(pair, "# Title", "# Another title")

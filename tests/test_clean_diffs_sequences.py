@@ -10,7 +10,6 @@ import shutil
 import subprocess
 
 import pytest
-from notebook_pairs import imported
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +46,7 @@ def git(root, *arguments):
 @pytest.fixture(scope="module")
 def sync(pristine):
     """Give `lab sync` as a function of a folder, in this process; it returns the exit code."""
-    pairs = imported(pristine, "pairs")
+    pairs = pristine.module("lab.pairs")
 
     def run(root):
         with contextlib.chdir(root), contextlib.redirect_stdout(io.StringIO()):

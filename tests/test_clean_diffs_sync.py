@@ -395,59 +395,6 @@ def test_what_git_cannot_merge_is_said_in_its_words(pair):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edited", ["py", "nb", "gone"])
-def test_a_cell_that_jupyter_saved_in_both_halves_is_not_written_twice(pair, edited):
-    pair.edit_py("third = 3\n", "third = 3\n\n# %%\nnew = 1\n")
-    nb = pair.read()
-    at = next(n for n, cell in enumerate(nb["cells"]) if "third" in "".join(cell["source"]))
-    new = {"cell_type": "code", "id": "new", "metadata": {}, "source": ["new = 1"]}
-    nb["cells"].insert(at + 1, {**new, "outputs": [], "execution_count": None})
-    pair.write(nb)
-    if edited == "nb":
-        pair.edit_nb("third = 3", "third = 33")
-    else:
-        pair.edit_py(*{"py": ("= 3", "= 33"), "gone": ("# %%\nthird = 3\n\n", "")}[edited])
-    pair.sync()
-    third = [] if edited == "gone" else ["third = 33"]
-    assert pair.says()[4:-1] == [*third, "new = 1"]
-
-
-@pytest.mark.slow
-def test_a_cell_moved_in_one_half_and_edited_in_the_other_loses_neither(pair):
-    nb = pair.read()
-    nb["cells"].insert(1, nb["cells"].pop(4))  # `third = 3`
-    pair.write(nb)
-    pair.edit_py("third = 3", "third = 33")
-    before = pair.py.read_text(), pair.nb.read_text()
-    if pair.sync(check=False).returncode:
-        assert (pair.py.read_text(), pair.nb.read_text()) == before
-    else:
-        assert "third = 33" in pair.says()
-        assert pair.says()[1].startswith("third")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("more", [False, True])
-@pytest.mark.parametrize("half", ["py", "nb"])
-def test_a_new_cell_deleted_after_a_stash_does_not_come_back_without_a_word(pair, half, more):
-    pair.edit_py("third = 3\n", "third = 3\n\n# %%\nnew = 1\n\n# %%\nextra = 2\n")
-    pair.sync()
-    pair.project.git("stash", "-q")
-    pair.project.git("stash", "pop", "-q")
-    if half == "py":
-        pair.edit_py("\n# %%\nextra = 2\n", "")
-    else:
-        nb = pair.read()
-        nb["cells"] = [cell for cell in nb["cells"] if "extra" not in "".join(cell["source"])]
-        pair.write(nb)
-    if more:  # and in the other half a cell is added after it
-        old, new = "extra = 2", "extra = 2\n\n# %%\nmore = 3"
-        (pair.edit_nb if half == "py" else pair.edit_py)(old, new if half == "nb" else "extra = 22")
-    done = pair.sync(check=False)
-    assert done.returncode == 1 or not any("extra" in said for said in pair.says())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kept", ["py", "nb"])
 @pytest.mark.parametrize("state", ["unstaged", "staged", "new", "new and staged"])
 def test_the_way_out_of_edits_of_one_place_works_in_every_state(pair, state, kept):

@@ -7,7 +7,6 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from notebook_pairs import imported
 
 CAPTURE = """
 import json, sys
@@ -243,7 +242,7 @@ def test_submodules_are_named_and_restored_at_their_commit(repository, tmp_path)
     described, _ = capture(repository, tmp_path / "dirty")
     changes = described["submodules"][0]["changes"]
     assert changes
-    assert imported(repository, "worktree").differences(repository.root, described) == []
+    assert repository.module("lab.worktree").differences(repository.root, described) == []
     (module / "new.py").write_text("VALUE = 4\n")
     described, _ = capture(repository, tmp_path / "more")
     assert described["submodules"][0]["changes"] not in (None, changes)

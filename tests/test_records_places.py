@@ -5,7 +5,6 @@ import os
 import time
 
 import pytest
-from notebook_pairs import imported
 from test_records_code import capture, restore
 
 
@@ -121,7 +120,7 @@ def test_prose_written_while_a_run_pauses_is_no_change_of_its_code(repository):
 def test_a_fingerprint_is_of_names_and_contents_and_each_file_is_read_once(
     repository, tmp_path, monkeypatch
 ):
-    hashes, read = imported(repository, "hashes"), []
+    hashes, read = repository.module("lab.hashes"), []
     monkeypatch.setattr(hashes, "sha256", lambda path: read.append(path) or path.read_text())
 
     def fingerprint(folder, *names):
@@ -142,7 +141,7 @@ def test_a_fingerprint_is_of_names_and_contents_and_each_file_is_read_once(
 
 
 def test_a_container_whose_home_is_the_root_records_addresses_as_they_are(repository, monkeypatch):
-    project = imported(repository, "project")
+    project = repository.module("lab.project")
     monkeypatch.setenv("HOME", "/")
     for text in ("https://example.org/lab.git", "file:///srv/lab.git", "/work/data"):
         assert project.tilde(text) == text
@@ -152,5 +151,5 @@ def test_a_file_that_is_written_anew_stays_readable_to_whom_it_was(repository, t
     path = tmp_path / "README.md"
     path.write_text("before")
     path.chmod(0o664)
-    imported(repository, "project").write_whole(path, "after")
+    repository.module("lab.project").write_whole(path, "after")
     assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o664)

@@ -8,7 +8,6 @@ import textwrap
 import numpy as np
 import pytest
 from made_records import make_record
-from notebook_pairs import imported
 from test_verify_attacks import verify
 from test_verify_causes import TOY, bare, interpreter  # noqa: F401 (fixtures)
 
@@ -266,7 +265,7 @@ def test_a_tolerance_holds_for_each_number_of_a_list(bare):  # noqa: F811
 
 def test_a_loss_that_diverged_is_no_number_in_its_row(repository):
     run = make_record(repository.root / "runs", 1, epochs=0)
-    record = imported(repository, "records").Record(run)
+    record = repository.module("lab.records").Record(run)
     record.append({"epoch": 1, "train_loss": float("nan"), "recall": np.float32(0.5)})
     row = json.loads((run / "metrics.jsonl").read_text(), parse_constant=pytest.fail)
     assert row == {"epoch": 1, "train_loss": None, "recall": 0.5}
@@ -276,18 +275,18 @@ def test_the_headline_of_a_report_is_no_time_and_no_loss(repository):
     run = make_record(repository.root / "runs", 1)
     result = {"test_loss": 0.5, "test_seconds": 1.5, "test_mse": 3.25, "test_mae": 1.0}
     (run / "result.json").write_text(json.dumps(result))
-    assert imported(repository, "records").Record(run).headline == ("test mse", "3.25")
+    assert repository.module("lab.records").Record(run).headline == ("test mse", "3.25")
 
 
 def test_data_that_moved_are_looked_for_in_the_project(repository):
     run = make_record(repository.root / "runs", 1)
     (run / "data.json").write_text('{"data_dir": "/nfs/gone"}')
-    record = imported(repository, "records").Record(run)
+    record = repository.module("lab.records").Record(run)
     assert record.data_folder(repository.root) == repository.root / "data"
 
 
 def test_a_card_is_read_line_by_line_and_keeps_no_verdict_on_another_run(repository, tmp_path):
-    records, card = imported(repository, "records"), tmp_path / "card"
+    records, card = repository.module("lab.records"), tmp_path / "card"
     first, second = (make_record(repository.root / "runs", number) for number in (1, 2))
     (first / "verification.json").write_text('{"verdict": "identical", "when": "2026"}')
     packages = [{"name": name, "version": "1"} for name in ("numpy", "größe")]
@@ -313,7 +312,7 @@ def test_the_logbook_has_results_and_curves_and_no_times(repository):
 def test_a_closed_terminal_stops_no_run_that_nohup_began(repository, before):
     theirs = signal.signal(signal.SIGHUP, before)
     try:
-        with imported(repository, "checkpoints").StopSignals() as stop:
+        with repository.module("lab.checkpoints").StopSignals() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
             assert stop.received == (0 if before == signal.SIG_IGN else signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == before

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from notebook_pairs import imported
 from test_records_code import capture
 
 SECRETS = {
@@ -85,7 +84,7 @@ def test_a_token_on_the_command_line_and_in_the_remote_is_not_recorded(repositor
 )
 def test_an_address_is_recorded_without_what_opens_the_door(repository, address, recorded):
     repository.git("remote", "add", "origin", address)
-    assert imported(repository, "code")._address(repository.root, "origin", None) == recorded
+    assert repository.module("lab.code")._address(repository.root, "origin", None) == recorded
 
 
 KEYS = {
@@ -106,13 +105,13 @@ KEYS = {
 
 @pytest.mark.parametrize("begin", KEYS)
 def test_what_services_hand_out_is_a_secret(repository, begin):
-    credentials = imported(repository, "credentials")
+    credentials = repository.module("lab.credentials")
     assert credentials.SECRET_TEXT.search(f"x = '{begin}{KEYS[begin]}'".encode())
     assert not credentials.SECRET_TEXT.search(f"x = '{begin}'".encode())
 
 
 def test_files_that_tools_keep_their_keys_in_are_secrets(repository):
-    reason = imported(repository, "code")._reason_to_leave_out
+    reason = repository.module("lab.code")._reason_to_leave_out
     names = (".env.local server.key cert.p12 id_rsa .netrc .npmrc .pypirc .pgpass .git-credentials "
              "kaggle.json service-account-lab.json token api.token token.txt").split()  # fmt: skip
     assert {reason(repository.root, f"a/{name}", True, 0) for name in names} == {"may be a secret"}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import Project
 from made_records import make_record
-from notebook_pairs import imported, lab
+from notebook_pairs import lab
 
 
 def refused(project, *arguments, cwd=None):
@@ -147,7 +147,7 @@ def test_an_environment_of_a_python_that_is_not_here_is_refused(repository, reco
 
 
 def test_figures_of_a_run_without_predictions_say_what_is_missing(repository, record):
-    records = imported(repository, "records")
+    records = repository.module("lab.records")
     with pytest.raises(records.LabError, match=r"has no predictions.npz; is the run finished\?"):
         _ = records.Record(record).predictions
 

@@ -183,6 +183,6 @@ def merge_base(root: Path, script: Path, notebook: Path, said: tuple[str, str]) 
         return text
     possible = [latest(base, *said) for base in (committed, text)]
     results = [merge(root, ("", "", ""), said[0], base, said[1]) for base in possible]
-    conflict = possible[0] == committed and any(conflict for _, conflict in results)
-    sure = conflict or results[0] == results[1]
+    # where `latest` chose, a conflict with the other base proves nothing
+    sure = results[0] == results[1] or (possible[0] == committed and any(c for _, c in results))
     return committed if sure else None

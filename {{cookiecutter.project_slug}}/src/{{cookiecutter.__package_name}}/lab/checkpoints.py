@@ -15,7 +15,8 @@ from typing import Any, Self, TextIO
 
 from .project import LabError
 
-DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile)
+DAMAGED = (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile,
+           pickle.UnpicklingError)  # fmt: skip
 # a queue, a person or Jupyter, Slurm's warning, a terminal or a connection that closes
 SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP")
 
@@ -94,7 +95,7 @@ def load_newest(folder: Path) -> dict[str, Any] | None:
                     raise zipfile.BadZipFile("a checksum differs")
             # weights_only: a file from a stranger runs no code
             return torch.load(path, map_location="cpu", weights_only=True)
-        except (*DAMAGED, pickle.UnpicklingError) as error:  # a stranger's
+        except DAMAGED as error:
             reason = (str(error) or repr(error)).splitlines()[0]
             print(f"{path} is damaged and is left out: {reason}", file=sys.stderr)
     return None
