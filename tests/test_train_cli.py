@@ -56,7 +56,8 @@ def test_the_numbers_of_a_record_are_those_of_its_predictions(trained):
     surest = wrong[np.argsort(-scores.max(1)[wrong], kind="stable")][:16]
     assert found["wrong_index"].tolist() == surest.tolist()
     with np.load(next(trained.root.glob("src/*/digits.npz"))) as stored:
-        digits = {(image.tobytes(), label) for image, label in zip(stored["images"] * 15, stored["labels"], strict=True)}  # fmt: skip
+        images = map(np.ndarray.tobytes, stored["images"] * 15)
+        digits = set(zip(images, stored["labels"], strict=True))
     for index, image in zip(surest, found["wrong_images"], strict=True):
         assert (image.tobytes(), labels[index]) in digits
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
